@@ -1,0 +1,492 @@
+"""One loop for everything: teacher fine-tuning, search, recovery.
+
+A run has up to three phases, counted in optimiser steps: `before` (no masks), `search` (the pruner's masks are in the
+forward pass) and `recovery` (the extracted, smaller model trains on). Extraction comes as soon as the keep is final. A
+pruner that does not search is asked for its keep first, and all steps are recovery: that is how a dense model, a teacher, or a
+student of fixed depth is trained.
+
+Order inside a search step, after GPP's specification: (1) the pruner sets its masks, (2) student and teacher run, (3) losses and
+backward, (4) the pruner sees the mask gradients of the loss parts it asked for, (5) clip, optimiser, schedule.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+from torch.nn.functional import cross_entropy, mse_loss
+from transformers import PreTrainedModel
+
+from gppdfd.budget import Target
+from gppdfd.errors import DataError, UsageError
+from gppdfd.extraction import disagreement, extract, parameter_slices
+from gppdfd.interface import Distiller, Pruner, Setting
+from gppdfd.masks import MaskedEncoder
+from gppdfd.seeds import derive_seed, generator
+from gppdfd.structure import Keep, Masks, structure_of
+from gppdfd.tasks.base import Batch
+from gppdfd.tasks.encoding import Encoded, epoch_batches, ordered_batches
+from gppdfd.teacher import cached_views
+from gppdfd.trace import IndicatorTrace
+from gppdfd.views import Observed, View, Viewer
+
+Precision = Literal["fp32", "bf16"]
+Losses = dict[str, torch.Tensor]
+
+TOLERANCE = 1e-5
+"""Largest allowed relative difference of logits between the masked and the extracted model, in float32."""
+
+LOG_EVERY = 10
+
+
+class TrainingConfig(BaseModel):
+    """Settings of one training run; the defaults are those of GPP+DFD's released script.
+
+    Epochs may be fractions. `warmup` is the share of a schedule's steps. `at_extraction=None` leaves it to the pruner.
+    `carry_weight_grads` and `task_forward=separate` are what the released code does. `cache_teacher` computes the teacher's
+    outputs once per training set instead of once per step, for memory.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(2e-5, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    warmup: float = Field(0.0, ge=0, lt=1)
+    decay: Literal["linear", "constant"] = "linear"
+    flooding: float = Field(0.01, ge=0)
+    before_epochs: float = Field(0.0, ge=0)
+    search_epochs: float = Field(20.0, ge=0)
+    recovery_epochs: float = Field(12.0, ge=0)
+    init: Literal["pretrained", "teacher", "random"] = "pretrained"
+    at_extraction: Literal["restart", "continue"] | None = None
+    cache_teacher: bool = False
+    carry_weight_grads: bool = False
+    task_forward: Literal["shared", "separate"] = "shared"
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Optimiser steps of each phase."""
+
+    before: int
+    search: int
+    recovery: int
+
+    @property
+    def total(self) -> int:
+        return self.before + self.search + self.recovery
+
+
+def plan_phases(config: TrainingConfig, examples: int, searches: bool) -> Phases:
+    """Steps of each phase for a training set of `examples` rows.
+
+    Raises:
+        UsageError: a pruner that searches was given no search step, or nothing would be trained at all.
+    """
+    per_epoch = math.ceil(examples / config.batch_size)
+    before, search, recovery = (
+        round(epochs * per_epoch) for epochs in (config.before_epochs, config.search_epochs, config.recovery_epochs)
+    )
+    if before + search + recovery == 0:
+        raise UsageError("training has no steps: raise search_epochs or recovery_epochs")
+    if not searches:
+        return Phases(0, 0, before + search + recovery)
+    if search == 0:
+        raise UsageError("this pruner needs a search: set training.search_epochs above 0")
+    return Phases(before, search, recovery)
+
+
+@dataclass
+class Hooks:
+    """What the surroundings of a training run want to hear; every field may stay as it is.
+
+    Attributes:
+        progress: called with phase, finished steps of the whole run and steps in all.
+        log: called with one history entry.
+        evaluate: scores of a model; called after each recovery epoch when `select` needs it.
+        select: picks one number to maximise from those scores; None keeps the last weights.
+    """
+
+    progress: Callable[[str, int, int], None] = lambda phase, step, steps: None
+    log: Callable[[dict[str, Any]], None] = lambda entry: None
+    evaluate: Callable[[PreTrainedModel], Any] | None = None
+    select: Callable[[Any], float] | None = None
+
+
+@dataclass
+class Trained:
+    """Outcome of a training run."""
+
+    model: PreTrainedModel
+    keep: Keep
+    phases: Phases
+    selected_step: int
+    agreement: float | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: dict[str, float] = field(default_factory=dict)
+    trace: IndicatorTrace | None = None
+
+
+class HasState(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+
+
+class Trainer:
+    """Trains one student (or teacher) from its first step to its last.
+
+    Args:
+        student: dense encoder with a sequence-classification head; it is trained in place until extraction.
+        teacher: fine-tuned encoder, needed if the distiller needs one.
+        train: tokenised training split.
+        device, precision: where and how it runs; `bf16` is autocast, masks and losses stay float32.
+    """
+
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        pruner: Pruner,
+        distiller: Distiller,
+        train: Encoded,
+        config: TrainingConfig,
+        *,
+        teacher: PreTrainedModel | None = None,
+        target: Target | None = None,
+        seed: int = 0,
+        regression: bool = False,
+        device: torch.device | str = "cpu",
+        precision: Precision = "fp32",
+        hooks: Hooks | None = None,
+    ) -> None:
+        self.device = torch.device(device)
+        self.model = student.to(self.device)
+        self.pruner, self.distiller, self.train, self.config = pruner, distiller, train, config
+        self.seed, self.regression, self.precision = seed, regression, precision
+        self.hooks = hooks or Hooks()
+        self.phases = plan_phases(config, len(train), pruner.searches)
+        self.setting = Setting(
+            student=self.model,
+            structure=structure_of(self.model),
+            target=target or Target(0.0),
+            search_steps=self.phases.search,
+            generator=generator(seed, "pruner"),
+            regression=regression,
+        )
+        self.teacher = self._teacher_viewer(teacher)
+        self.step = 0
+        self.seconds: dict[str, float] = {}
+        self.agreement: float | None = None
+        self._log = LossLog(self.hooks.log)
+
+    def run(self) -> Trained:
+        """Train through all phases."""
+        torch.manual_seed(derive_seed(self.seed, "dropout"))
+        self.pruner.begin(self.setting)
+        self.distiller.begin(self.setting)
+        self._batches = self._endless_batches()
+        self._set_optimizer(self.phases.total)
+        with self._timed("search"):
+            keep, trace = self._search()
+        with self._timed("extraction"):
+            self._extract(keep)
+        with self._timed("recovery"):
+            selected = self._recover()
+        return Trained(
+            self.model, keep, self.phases, selected, self.agreement, self.seconds, self.distiller.notes(), trace
+        )
+
+    def _search(self) -> tuple[Keep, IndicatorTrace]:
+        encoder, view = MaskedEncoder(self.model), Observed(self.model, self.distiller.needs)
+        trace = IndicatorTrace(self.setting.structure, self.phases.search, generator(self.seed, "trace"))
+        self.model.train()
+        for _ in range(self.phases.before):
+            self._step("before", view, None)
+        for step in range(self.phases.search):
+            masks = encoder.masks = self._mask_leaves(self.pruner.masks(step))
+            trace.record(step, masks)
+            self._step("search", view, masks, step)
+        keep = self.pruner.keep()
+        if self.phases.search:
+            trace.record(self.phases.search, {kind: units.float() for kind, units in keep.items()})
+        encoder.remove()
+        view.remove()
+        return keep, trace
+
+    def _mask_leaves(self, masks: Masks | None) -> Masks | None:
+        """Masks that collect a gradient, for a pruner that wants to observe one; others stay as the pruner made them."""
+        if masks is None or not self.pruner.gradient_parts:
+            return masks
+        return {kind: values.detach().requires_grad_() for kind, values in masks.items()}
+
+    def _extract(self, keep: Keep) -> None:
+        """Go on with the small model, after making sure that it computes the same."""
+        if all(bool(units.all()) for units in keep.values()):
+            if self.pruner.searches:
+                self._restart_or_continue(self.model, keep)
+            return
+        small = extract(self.model, keep)
+        examples = [self.train.batch(indices).to(self.device) for indices in ordered_batches(self.train, 32)[::7][:2]]
+        self.agreement = disagreement(self.model, small, keep, examples)
+        if self.agreement > TOLERANCE:
+            raise DataError(f"masked and extracted model disagree by {self.agreement:.2e} (allowed {TOLERANCE:.0e})")
+        self._restart_or_continue(small, keep)
+
+    def _restart_or_continue(self, small: PreTrainedModel, keep: Keep) -> None:
+        how = self.config.at_extraction or self.pruner.at_extraction
+        if how == "restart" or not self.phases.search:
+            self.model = small
+            self._set_optimizer(self.phases.recovery if self.phases.search else self.phases.total)
+            return
+        state = sliced_states(self.optimizer, self.model, parameter_slices(self.model, keep))
+        schedule = self.scheduler.state_dict()
+        self.model = small
+        self._set_optimizer(self.phases.total)
+        load_states(self.optimizer, small, state)
+        self.scheduler.load_state_dict(schedule)
+        for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
+
+    def _recover(self) -> int:
+        view = Observed(self.model, self.distiller.needs)
+        best = Best(self.hooks.select)
+        per_epoch = math.ceil(len(self.train) / self.config.batch_size)
+        self.model.train()
+        for step in range(1, self.phases.recovery + 1):
+            self._step("recovery", view, None)
+            if self.hooks.select and (step % per_epoch == 0 or step == self.phases.recovery):
+                best.offer(self.step, self.model, self._evaluate())
+                self.model.train()
+        view.remove()
+        self._log.flush("recovery", self.step, self.scheduler.get_last_lr()[0])
+        return best.restore(self.model) or self.step
+
+    def _evaluate(self) -> Any:
+        assert self.hooks.evaluate is not None, "selection needs Hooks.evaluate"
+        scores = self.hooks.evaluate(self.model)
+        self.hooks.log({"phase": "recovery", "step": self.step, "scores": scores})
+        return scores
+
+    def _step(self, phase: str, student: Viewer, masks: Masks | None, search_step: int | None = None) -> None:
+        batch = next(self._batches)
+        parts = self._loss_parts(student, batch, masks)
+        weighted = {part: self.distiller.weight(part) * loss for part, loss in parts.items()}
+        gradients = self._backward(weighted, masks)
+        if search_step is not None and masks is not None and gradients:
+            self.pruner.observe(search_step, masks, gradients)
+        self._update()
+        self.step += 1
+        self._log.add(parts, sum(weighted.values(), torch.zeros(())).detach())
+        if self.step % LOG_EVERY == 0:
+            scheduled = self.pruner.sparsity(search_step) if search_step is not None else None
+            self._log.flush(phase, self.step, self.scheduler.get_last_lr()[0], scheduled)
+        self.hooks.progress(phase, self.step, self.phases.total)
+
+    def _loss_parts(self, student: Viewer, batch: Batch, masks: Masks | None) -> Losses:
+        with self._autocast():
+            view = student(batch)
+            logits = student(batch).logits if self.config.task_forward == "separate" else view.logits
+        target = self.teacher(batch) if self.teacher else None
+        parts = {"task": flooded(task_loss(logits, batch.labels, self.regression), self.config.flooding)}
+        parts |= self.distiller.losses(view, target, batch, masks)
+        own = self.pruner.loss(masks)
+        return parts if own is None else parts | {"pruner": own}
+
+    def _backward(self, weighted: Losses, masks: Masks | None) -> Masks:
+        """Backward through the total; gradients of the masks from the parts that the pruner asked for."""
+        total = torch.stack(list(weighted.values())).sum()
+        wanted = [loss for part, loss in weighted.items() if part in self.pruner.gradient_parts]
+        if masks is None or not wanted:
+            total.backward()
+            return {}
+        if len(wanted) == len(weighted):
+            total.backward()
+            return {kind: values.grad for kind, values in masks.items() if values.grad is not None}
+        found = torch.autograd.grad(torch.stack(wanted).sum(), list(masks.values()), retain_graph=True)
+        total.backward()
+        return dict(zip(masks, found, strict=True))
+
+    def _update(self) -> None:
+        nn.utils.clip_grad_norm_(self._parameters, self.config.clip_norm)
+        self.optimizer.step()
+        self.scheduler.step()
+        for optimizer in self.pruner.optimizers():
+            optimizer.step()
+            optimizer.zero_grad()
+        if not self.config.carry_weight_grads:
+            self.optimizer.zero_grad()
+
+    def _set_optimizer(self, steps: int) -> None:
+        """New AdamW and new schedule over `steps` for the current model and the distiller's maps."""
+        self._parameters = [*self.model.parameters(), *self.distiller.parameters()]
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self._parameters, self.config.weight_decay), lr=self.config.learning_rate, fused=True
+        )
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: learning_rate_factor(step, steps, self.config)
+        )
+
+    def _teacher_viewer(self, teacher: PreTrainedModel | None) -> Viewer | None:
+        needs = self.distiller.needs
+        if "teacher" not in needs:
+            return None
+        if teacher is None:
+            raise UsageError(f"distiller {type(self.distiller).__name__} needs a teacher")
+        teacher = teacher.to(self.device).eval().requires_grad_(False)
+        live = without_gradient(Observed(teacher, needs), self._autocast)
+        if self.config.cache_teacher and "padding" not in needs:
+            return cached_views(live, teacher, self.train, needs, self.device, self.precision)
+        return live
+
+    def _endless_batches(self) -> Iterator[Batch]:
+        epoch = 0
+        while True:
+            for indices in epoch_batches(self.train, self.config.batch_size, generator(self.seed, "order", epoch)):
+                yield self.train.batch(indices).to(self.device)
+            epoch += 1
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def _timed(self, phase: str) -> "Stopwatch":
+        return Stopwatch(self.seconds, phase)
+
+
+def task_loss(logits: torch.Tensor, labels: torch.Tensor, regression: bool) -> torch.Tensor:
+    """Cross-entropy of [batch, classes] logits, or mean squared error of [batch, 1] outputs."""
+    return mse_loss(logits.squeeze(-1), labels.to(logits.dtype)) if regression else cross_entropy(logits, labels)
+
+
+def flooded(loss: torch.Tensor, level: float) -> torch.Tensor:
+    """|loss - level| + level: below the flooding level the gradient changes its sign (Ishida et al. 2020)."""
+    return (loss - level).abs() + level if level else loss
+
+
+def learning_rate_factor(step: int, steps: int, config: TrainingConfig) -> float:
+    """Factor of the learning rate: linear warm-up, then linear decay to 0 at `steps`, or constant."""
+    warm = round(config.warmup * steps)
+    if step < warm:
+        return step / warm
+    if config.decay == "constant":
+        return 1.0
+    return max(0.0, (steps - step) / max(1, steps - warm))
+
+
+def parameter_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices only: biases and LayerNorm are vectors."""
+    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+    vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def sliced_states(
+    optimizer: torch.optim.Optimizer, model: nn.Module, slices: dict[str, tuple[int, torch.Tensor]]
+) -> dict[str, dict[str, Any]]:
+    """Optimiser state by parameter name, cut to what extraction keeps of each parameter."""
+    states = {}
+    for name, parameter in model.named_parameters():
+        state = dict(optimizer.state.get(parameter, {}))
+        if name in slices:
+            dim, indices = slices[name]
+            state = {key: cut(value, parameter, dim, indices) for key, value in state.items()}
+        states[name] = state
+    return states
+
+
+def cut(value: Any, parameter: nn.Parameter, dim: int, indices: torch.Tensor) -> Any:
+    """Slice a state tensor of the parameter's shape; step counters stay as they are."""
+    if not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
+        return value
+    return value.index_select(dim, indices.to(value.device))
+
+
+def load_states(optimizer: torch.optim.Optimizer, model: nn.Module, states: dict[str, dict[str, Any]]) -> None:
+    """Counterpart of `sliced_states` for the small model."""
+    for name, parameter in model.named_parameters():
+        if states[name]:
+            optimizer.state[parameter] = states[name]
+
+
+def without_gradient(view: Viewer, autocast: Callable[[], torch.autocast]) -> Viewer:
+    """A viewer whose forward pass keeps no graph."""
+
+    def run(batch: Batch) -> View:
+        with torch.no_grad(), autocast():
+            return view(batch)
+
+    return run
+
+
+class Best:
+    """Keeps the best weights seen so far, if there is a rule to compare them by."""
+
+    def __init__(self, rule: Callable[[Any], float] | None) -> None:
+        self._rule = rule
+        self._value = -math.inf
+        self._step: int | None = None
+        self._weights: dict[str, torch.Tensor] = {}
+
+    def offer(self, step: int, model: nn.Module, scores: Any) -> None:
+        assert self._rule is not None
+        value = self._rule(scores)
+        if value <= self._value:
+            return
+        self._value, self._step = value, step
+        self._weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+    def restore(self, model: nn.Module) -> int | None:
+        """Put the best weights back; returns the step they come from."""
+        if self._step is not None:
+            model.load_state_dict(self._weights)
+        return self._step
+
+
+class LossLog:
+    """Means of loss parts between two history entries; summed on the device, read once per entry."""
+
+    def __init__(self, log: Callable[[dict[str, Any]], None]) -> None:
+        self._write = log
+        self._start = time.perf_counter()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._sums: Losses = {}
+        self._count = 0
+
+    def add(self, parts: Losses, total: torch.Tensor) -> None:
+        self._count += 1
+        for part, loss in {**parts, "total": total}.items():
+            self._sums[part] = self._sums.get(part, 0.0) + loss.detach()
+
+    def flush(self, phase: str, step: int, rate: float, sparsity: float | None = None) -> None:
+        """Write the means; a loss that is no number any more ends the run here.
+
+        Raises:
+            DataError: naming the first loss part that is NaN or infinite.
+        """
+        if not self._count:
+            return
+        means = {part: float(value) / self._count for part, value in self._sums.items()}
+        for part, value in means.items():
+            if not math.isfinite(value):
+                raise DataError(f"loss part {part!r} is {value} around step {step} of {phase}: lower the learning rate?")
+        entry = {"phase": phase, "step": step, "seconds": time.perf_counter() - self._start, "lr": rate, "losses": means}
+        self._write(entry if sparsity is None else {**entry, "sparsity": sparsity})
+        self._reset()
+
+
+class Stopwatch:
+    """Context that adds its wall time to `seconds[phase]`."""
+
+    def __init__(self, seconds: dict[str, float], phase: str) -> None:
+        self._seconds, self._phase = seconds, phase
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds[self._phase] = self._seconds.get(self._phase, 0.0) + time.perf_counter() - self._start
