@@ -1,0 +1,95 @@
+"""Loading encoders: the embedded one, a local folder, or a name on the hub."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+
+from gppdfd.errors import DataError, UsageError
+from gppdfd.files import hash_files
+from gppdfd.seeds import derive_seed
+from gppdfd.structure import adapter_for
+from gppdfd.tasks.base import TaskSpec
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
+def model_path(name: str) -> str:
+    """What `from_pretrained` is given: the embedded encoder's folder for `micro`, else the name itself."""
+    if name != "micro":
+        return name
+    from gppdfd.tasks import micro
+
+    return str(micro.MODEL)
+
+
+def model_content(name: str) -> str | None:
+    """sha256 of a local model's files, so that a copy elsewhere is the same model; None for a hub name.
+
+    Raises:
+        UsageError: the folder exists but holds no model.
+    """
+    folder = Path(model_path(name))
+    if not folder.is_dir():
+        if name.startswith((".", "/", "~")) or len(folder.parts) > 2:
+            raise UsageError(f"model folder {name!r} does not exist")
+        return None
+    missing = [file for file in ("config.json",) if not (folder / file).is_file()]
+    if not any((folder / file).is_file() for file in WEIGHTS):
+        missing.append(WEIGHTS[0])
+    if missing:
+        raise UsageError(f"{name!r} is no model folder: {', '.join(missing)} missing")
+    files = [path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".txt")]
+    return hash_files(files)
+
+
+def check_supported(name: str) -> None:
+    """Fail early if no adapter knows the architecture of a local or cached model.
+
+    Raises:
+        UsageError: no supported encoder.
+        DataError: its config cannot be read.
+    """
+    adapter_for(_guarded(name, AutoConfig.from_pretrained))
+
+
+def load_tokenizer(name: str) -> Any:
+    """Fast tokenizer of a model."""
+    return _guarded(name, AutoTokenizer.from_pretrained)
+
+
+def load_encoder(name: str, spec: TaskSpec, seed: int, pretrained: bool = True) -> PreTrainedModel:
+    """Encoder with a new classification head for a task; head (and random weights) are drawn from the run's own stream.
+
+    Args:
+        pretrained: False draws all weights at random, which is the control for pre-training.
+    """
+    settings = {"num_labels": spec.outputs, "problem_type": _problem_type(spec)}
+    torch.manual_seed(derive_seed(seed, "init"))
+    if pretrained:
+        model = _guarded(name, AutoModelForSequenceClassification.from_pretrained, dtype=torch.float32, **settings)
+    else:
+        config = _guarded(name, AutoConfig.from_pretrained, **settings)
+        model = AutoModelForSequenceClassification.from_config(config)
+    if spec.labels:
+        model.config.id2label = dict(enumerate(spec.labels))
+        model.config.label2id = {label: index for index, label in enumerate(spec.labels)}
+    adapter_for(model)
+    return model
+
+
+def _problem_type(spec: TaskSpec) -> str:
+    return "regression" if spec.regression else "single_label_classification"
+
+
+def _guarded(name: str, load: Any, **settings: Any) -> Any:
+    path = model_path(name)
+    try:
+        return load(path, **settings)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"model {name!r} cannot be loaded: {reason}. Give --model a folder that holds config.json, "
+            "model.safetensors and the tokenizer's files, or a name on the hub that this machine can reach"
+        ) from error

@@ -1,0 +1,116 @@
+"""One run: its frozen, validated settings, and the id that follows from all that decides its result."""
+
+import re
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from gppdfd.budget import Count, Target
+from gppdfd.files import canonical_json, hash_text
+from gppdfd.interface import Method, parse_method
+from gppdfd.tasks import task_spec
+from gppdfd.training import Precision, TrainingConfig
+
+SCHEMA = 1
+"""Version of run ids and records; raised when old records can no longer be compared with new ones."""
+
+TEACHER_METHOD = "dense"
+
+
+class DataConfig(BaseModel):
+    """Where the examples come from and how much of them is used."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: Literal["micro", "glue"] = "glue"
+    max_length: int = Field(128, ge=4)
+    max_train_rows: int | None = Field(None, ge=1)
+
+
+class RunConfig(BaseModel):
+    """(method, model, task, target, seed) and every setting that decides the result.
+
+    `model_content` and `data_content` are hashes of local files; paths, devices and workers are no part of a run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
+
+    task: str
+    method: str
+    sparsity: float = Field(0.0, ge=0, lt=1)
+    seed: int = Field(1, ge=0)
+    model: str
+    model_content: str | None = None
+    data: DataConfig = DataConfig()
+    data_content: str | None = None
+    training: TrainingConfig = TrainingConfig()
+    teacher: TrainingConfig = TrainingConfig()
+    precision: Precision = "fp32"
+    threads: int = Field(1, ge=1)
+    select: Literal["last", "best_dev"] = "last"
+    count: Count = "to_target"
+
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, name: str) -> str:
+        return task_spec(name).name
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, name: str) -> str:
+        return parse_method(name).spec
+
+    @cached_property
+    def parsed(self) -> Method:
+        """The method itself."""
+        return parse_method(self.method)
+
+    @property
+    def is_teacher(self) -> bool:
+        """Whether this run is plain fine-tuning of the dense model, with the teacher's settings."""
+        return self.parsed.teacher
+
+    @property
+    def settings(self) -> TrainingConfig:
+        """Training settings in force: the teacher's or the student's, with those that the method brings along."""
+        own = self.teacher if self.is_teacher else self.training
+        return own.model_copy(update=self.parsed.training)
+
+    @property
+    def target(self) -> Target:
+        return Target(self.sparsity, self.count)
+
+    def teacher_config(self) -> "RunConfig | None":
+        """The run that trains this student's teacher, or None if it needs none."""
+        needs = self.parsed.distiller(self.parsed.distiller_config).needs
+        if self.is_teacher or ("teacher" not in needs and self.settings.init != "teacher"):
+            return None
+        return self.model_copy(update={"method": TEACHER_METHOD, "sparsity": 0.0, "training": TrainingConfig()})
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the result, and nothing else: what the run id is hashed from."""
+        teacher = self.teacher_config()
+        return {
+            "schema": SCHEMA,
+            "task": self.task,
+            "method": self.parsed.identity(),
+            "target": [self.sparsity, self.count],
+            "seed": self.seed,
+            "model": self.model_content or self.model,
+            "data": self.data.model_dump(exclude_defaults=True),
+            "data_content": self.data_content,
+            "training": self.settings.model_dump(exclude_defaults=True),
+            "teacher": teacher.run_id if teacher else None,
+            "precision": self.precision,
+            "threads": self.threads,
+            "select": self.select,
+        }
+
+    @property
+    def run_id(self) -> str:
+        """Readable slug and ten hexadecimal digits."""
+        sparsity = f"-{self.sparsity:g}" if self.sparsity else ""
+        method = re.sub(r"[^a-z0-9]+", "-", self.method).strip("-")
+        digest = hash_text(canonical_json(self.identity()))[:10]
+        return f"{self.task}-{method}{sparsity}-seed{self.seed}-{digest}"

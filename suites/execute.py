@@ -1,0 +1,360 @@
+"""One run from its config to its record: data, teacher, search, extraction, recovery, evaluation, files.
+
+Everything that the next run of the same process can use again (tokenised data, the last teacher with its cached outputs) stays warm.
+"""
+
+import logging
+import os
+import platform
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+import baselines
+import gppdfd
+from gppdfd.budget import forward_flops, kept_parameters, sparsity
+from gppdfd.errors import DataError
+from gppdfd.evaluation import Evaluation, evaluate
+from gppdfd.extraction import load, save
+from gppdfd.files import hash_text, write_atomically, write_json, write_text
+from gppdfd.interface import Distiller
+from gppdfd.models import load_encoder, load_tokenizer
+from gppdfd.structure import Keep, Structure
+from gppdfd.tasks import TaskData, load_task
+from gppdfd.tasks.encoding import EncodedTask, encode
+from gppdfd.tasks.metrics import majority
+from gppdfd.training import Hooks, Trained, Trainer
+from suites.config import SCHEMA, RunConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    phase: str
+    step: int
+    steps: int
+
+
+Report = Callable[[Progress], None]
+
+
+def execute(config: RunConfig, folder: Path, store_root: Path, data_dir: Path | None, report: Report) -> None:
+    """Do a whole run and write its files into `folder`; the caller sets the done marker.
+
+    Args:
+        store_root: where the teacher's run lies and tokenised data is cached.
+        data_dir: folder with real GLUE data, or None.
+
+    Raises:
+        UsageError, DataError: with a message for the user; nothing is left that looks finished.
+    """
+    Run(config, folder, store_root, data_dir, report).execute()
+
+
+class Run:
+    """State of one run while it is being done."""
+
+    def __init__(
+        self, config: RunConfig, folder: Path, store_root: Path, data_dir: Path | None, report: Report
+    ) -> None:
+        self.config, self.folder, self.store, self.report = config, folder, store_root, report
+        self.started = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+        self.history: list[dict[str, Any]] = []
+        self.device = prepare_device(config)
+        report(Progress("start", 0, 0))
+        self.data, self.encoded = load_encoded(
+            config.task, config.data.source, data_dir, config.data.max_train_rows, config.data.max_length,
+            config.model, config.model_content, store_root / ".cache",
+        )  # fmt: skip
+        self.teacher_config = config.teacher_config()
+        self.teacher = self._load_teacher()
+
+    def execute(self) -> None:
+        trainer, distiller = self._trainer()
+        self._lap("start")
+        trained = trainer.run()
+        self.seconds |= trained.seconds
+        self._lap("training")
+        evaluations = self._evaluate(trained.model)
+        self._lap("evaluation")
+        save(trained.model, self.folder / "model", load_tokenizer_once(self.config.model))
+        self._write_predictions(evaluations)
+        self._write_indicators(trained)
+        write_text(self.folder / "history.jsonl", "".join(map(_json_line, self.history)))
+        self._lap("saving")
+        write_json(self.folder / "record.json", self._record(trained, evaluations, trainer.setting.structure))
+
+    def _trainer(self) -> tuple[Trainer, Distiller]:
+        pruner, distiller = self.config.parsed.build()
+        settings, spec = self.config.settings, self.data.spec
+        student = load_encoder(self.config.model, spec, self.config.seed, settings.init != "random")
+        if settings.init == "teacher" and self.teacher is not None:
+            student.load_state_dict(self.teacher.state_dict())
+        trainer = Trainer(
+            student,
+            pruner,
+            distiller,
+            self.encoded.train,
+            settings,
+            teacher=self.teacher,
+            target=self.config.target,
+            seed=self.config.seed,
+            regression=spec.regression,
+            device=self.device,
+            precision=self.config.precision,
+            hooks=self._hooks(),
+        )
+        return trainer, distiller
+
+    def _hooks(self) -> Hooks:
+        hooks = Hooks(progress=lambda *where: self.report(Progress(*where)), log=self.history.append)
+        if self.config.select == "best_dev":
+            hooks.evaluate = self._selection_scores
+            hooks.select = lambda scores: scores[self.selection_split][self.data.spec.primary]
+        return hooks
+
+    @property
+    def selection_split(self) -> str:
+        return next(iter(self.data.evaluations))
+
+    def _selection_scores(self, model: PreTrainedModel) -> dict[str, dict[str, float]]:
+        split = {self.selection_split: self.encoded.evaluations[self.selection_split]}
+        found = evaluate(model, self.data.spec, split, self.device, self.config.precision)
+        return {name: evaluation.scores for name, evaluation in found.items()}
+
+    def _load_teacher(self) -> PreTrainedModel | None:
+        if self.teacher_config is None:
+            return None
+        teacher, scores = load_teacher(self.store / self.teacher_config.run_id)
+        value, floor = scores[self.selection_split][self.data.spec.primary], self.data.spec.floor
+        if value < floor:
+            raise DataError(
+                f"teacher {self.teacher_config.run_id} scores {value:.3f} {self.data.spec.primary} on "
+                f"{self.config.task}, below the floor of {floor}: are its labels in another order, or was it not trained?"
+            )
+        return teacher
+
+    def _evaluate(self, model: PreTrainedModel) -> dict[str, Evaluation]:
+        self.report(Progress("evaluation", 0, 0))
+        return evaluate(model, self.data.spec, self.encoded.evaluations, self.device, self.config.precision)
+
+    def _lap(self, phase: str) -> None:
+        self.seconds[phase] = time.perf_counter() - self.started - sum(
+            self.seconds.get(earlier, 0.0) for earlier in ("start", "training", "evaluation")
+        )
+
+    def _write_predictions(self, evaluations: Mapping[str, Evaluation]) -> None:
+        columns: dict[str, list[Any]] = {name: [] for name in ("split", "example", "label", "prediction", "logits")}
+        for name, evaluation in evaluations.items():
+            split = self.data.evaluations[name]
+            columns["split"] += [name] * len(split)
+            columns["example"] += split.ids.tolist()
+            columns["label"] += split.labels.astype(float).tolist()
+            columns["prediction"] += evaluation.predictions.astype(float).tolist()
+            columns["logits"] += evaluation.logits.tolist()
+        write_parquet(self.folder / "predictions.parquet", columns)
+
+    def _write_indicators(self, trained: Trained) -> None:
+        if trained.trace is None or not trained.trace.rows:
+            return
+        names = ("step", "kind", "layer", "unit", "z")
+        columns = dict(zip(names, map(list, zip(*trained.trace.rows, strict=True)), strict=True))
+        write_parquet(self.folder / "indicators.parquet", columns)
+
+    def _record(
+        self, trained: Trained, evaluations: Mapping[str, Evaluation], structure: Structure
+    ) -> dict[str, Any]:
+        spec, scores = self.data.spec, {name: evaluation.scores for name, evaluation in evaluations.items()}
+        constant = [name for name, evaluation in evaluations.items() if evaluation.constant]
+        return {
+            "schema": SCHEMA,
+            "run_id": self.config.run_id,
+            "task": self.config.task,
+            "method": self.config.method,
+            "label": self.config.method,
+            "sparsity_target": self.config.sparsity,
+            "seed": self.config.seed,
+            "role": "teacher" if self.config.is_teacher else "student",
+            "model": Path(self.config.model).name,
+            "scores": scores,
+            "primary": {
+                "split": self.selection_split,
+                "metric": spec.primary,
+                "value": scores[self.selection_split][spec.primary],
+            },
+            "majority": self._majority(),
+            "missing": dict(self.data.missing),
+            "teacher": self._teacher_entry(),
+            "size": size_entry(trained.model, structure, trained.keep, self.mean_tokens),
+            "kept": {kind: units.sum(1).tolist() for kind, units in trained.keep.items()},
+            "agreement": trained.agreement,
+            "data": self._data_entry(),
+            "timings": {**self.seconds, "total": time.perf_counter() - self.started},
+            "steps": vars(trained.phases),
+            "notes": trained.notes,
+            "selection": {"rule": self.config.select, "step": trained.selected_step},
+            "warnings": [f"constant predictions on {name}" for name in constant],
+            "constant_predictions": constant,
+            "environment": environment(self.device, self.config),
+            "sources": sources_hash(),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "config": self.config.model_dump(mode="json"),
+        }
+
+    @property
+    def mean_tokens(self) -> int:
+        return round(self.encoded.train.tokens / len(self.encoded.train))
+
+    def _majority(self) -> dict[str, dict[str, float]]:
+        labels = self.data.train.labels
+        return {name: majority(self.data.spec, labels, split.labels) for name, split in self.data.evaluations.items()}
+
+    def _teacher_entry(self) -> dict[str, Any] | None:
+        if self.teacher_config is None:
+            return None
+        run_id = self.teacher_config.run_id
+        return {"run_id": run_id, "scores": load_teacher(self.store / run_id)[1]}
+
+    def _data_entry(self) -> dict[str, Any]:
+        rows = {"train": len(self.data.train), **{name: len(split) for name, split in self.data.evaluations.items()}}
+        return {
+            "source": self.data.source,
+            "content": self.data.content,
+            "rows": rows,
+            "subset": list(self.data.subset),
+            "max_train_rows": self.config.data.max_train_rows,
+            "mean_tokens": self.mean_tokens,
+        }
+
+
+@lru_cache(maxsize=16)
+def load_encoded(
+    task: str, source: str, data_dir: Path | None, max_train_rows: int | None, max_length: int,
+    model: str, model_content: str | None, cache_dir: Path,
+) -> tuple[TaskData, EncodedTask]:  # fmt: skip
+    """Rows and tokens of a task, kept for the next run of this process."""
+    data = load_task(task, source, data_dir=data_dir, max_train_rows=max_train_rows)
+    return data, encode(data, load_tokenizer_once(model), max_length, cache_dir)
+
+
+@cache
+def load_tokenizer_once(model: str) -> Any:
+    """Tokenizer of a model."""
+    return load_tokenizer(model)
+
+
+@lru_cache(maxsize=2)
+def load_teacher(folder: Path) -> tuple[PreTrainedModel, dict[str, dict[str, float]]]:
+    """A finished teacher and its scores; the last two stay in memory, and with them their cached outputs."""
+    import json
+
+    record = folder / "record.json"
+    if not (folder / "done").exists() or not record.is_file():
+        raise DataError(f"teacher {folder.name} has not finished")
+    return load(folder / "model"), json.loads(record.read_text(encoding="utf-8"))["scores"]
+
+
+def prepare_device(config: RunConfig) -> torch.device:
+    """Device of this process, with as many threads as the run says.
+
+    Raises:
+        DataError: this machine cannot honour the run's threads or precision.
+    """
+    torch.set_num_threads(config.threads)
+    if torch.get_num_threads() != config.threads:
+        raise DataError(f"this process cannot use the {config.threads} threads that the run asks for")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and config.precision == "bf16" and not torch.cuda.is_bf16_supported():
+        raise DataError("precision bf16 is not supported by this GPU: use --set precision=fp32")
+    return device
+
+
+def size_entry(model: PreTrainedModel, structure: Structure, keep: Keep, tokens: int) -> dict[str, Any]:
+    """Sizes of the extracted model by every definition that a table may need."""
+    parameters = list(model.parameters())
+    embeddings = sum(parameter.numel() for name, parameter in model.named_parameters() if "embeddings" in name)
+    total = sum(parameter.numel() for parameter in parameters)
+    return {
+        "encoder_dense": structure.prunable,
+        "encoder_kept": kept_parameters(structure, keep),
+        "sparsity": sparsity(structure, keep),
+        "total": total,
+        "total_without_embeddings": total - embeddings,
+        "density": {kind: float(units.float().mean()) for kind, units in keep.items()},
+        "nonzero": sum(int(parameter.count_nonzero()) for parameter in parameters),
+        "flops_task": forward_flops(structure, keep, tokens),
+        "flops_128": forward_flops(structure, keep, 128),
+        "flops_task_dense": forward_flops(structure, structure.keep_all(), tokens),
+        "flops_128_dense": forward_flops(structure, structure.keep_all(), 128),
+    }
+
+
+def write_parquet(path: Path, columns: Mapping[str, list[Any]]) -> None:
+    """Atomic parquet file from columns."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table(dict(columns))
+    write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+
+
+def environment(device: torch.device, config: RunConfig) -> dict[str, Any]:
+    """Where and with what a run was done."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    commit, dirty = git_state()
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "gppdfd": gppdfd.__version__,
+        "python": platform.python_version(),
+        "device": f"{device.type}: {name}",
+        "precision": config.precision,
+        "threads": config.threads,
+        "cores": os.cpu_count(),
+        "host": socket.gethostname(),
+        "commit": commit,
+        "dirty": dirty,
+    }
+
+
+@cache
+def git_state() -> tuple[str | None, bool | None]:
+    """Commit of the sources and whether they were changed since; None outside a checkout."""
+    folder = Path(gppdfd.__file__).parent
+    if not (folder.parent / ".git").exists():
+        return None, None
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
+    status = subprocess.run(
+        ["git", "status", "--porcelain", "--", "."], cwd=folder, capture_output=True, text=True, check=False
+    )
+    return commit.stdout.strip() or None, bool(status.stdout.strip())
+
+
+@cache
+def sources_hash() -> str:
+    """Hash of every source file that can change a result."""
+    folders = [Path(package.__file__).parent for package in (gppdfd, baselines) if package.__file__]
+    files = [file for folder in folders for file in sorted(folder.rglob("*.py"))] + [Path(__file__)]
+    return hash_text("".join(file.name + hash_text(file.read_text(encoding="utf-8")) for file in files))[:16]
+
+
+def _json_line(entry: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(entry, allow_nan=False) + "\n"

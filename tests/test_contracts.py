@@ -1,0 +1,177 @@
+"""What every registered pruner and distiller must keep, without naming any of them.
+
+One short run per combination serves all its contracts.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from gppdfd.budget import Target, kept_parameters, sparsity
+from gppdfd.extraction import extract, load, save
+from gppdfd.interface import distillers, parse_method, pruners
+from gppdfd.masks import masked
+from gppdfd.structure import structure_of
+from gppdfd.training import Hooks, Trained, Trainer, TrainingConfig
+from gppdfd.views import Observed
+from tests.tiny import tiny_data, tiny_model
+
+PAIRS = [f"{pruner}+{distiller}" for pruner in sorted(pruners()) for distiller in sorted(distillers())]
+SETTINGS = TrainingConfig(batch_size=8, learning_rate=1e-3, search_epochs=2, recovery_epochs=2)
+
+
+@dataclass
+class Outcome:
+    trained: Trained
+    dense: PreTrainedModel
+    target: Target
+    history: list[dict]
+
+
+def reachable_target(pruner: str) -> Target:
+    """The hardest of a few targets that a pruner says it can reach on the tiny model."""
+    structure = structure_of(tiny_model())
+    chosen = pruners()[pruner]()
+    return next(t for t in map(Target, (0.9, 0.5, 0.0)) if chosen.unreachable(structure, t) is None)
+
+
+def train(pair: str, labels: int = 3, seed: int = 1, config: TrainingConfig = SETTINGS) -> Outcome:
+    method = parse_method(pair)
+    pruner, distiller = method.build()
+    history: list[dict] = []
+    target = reachable_target(pair.split("+")[0])
+    student = tiny_model(labels=labels)
+    trainer = Trainer(
+        student,
+        pruner,
+        distiller,
+        tiny_data(labels=labels),
+        config,
+        teacher=tiny_model(labels=labels, seed=9),
+        target=target,
+        seed=seed,
+        regression=labels == 1,
+        hooks=Hooks(log=history.append),
+    )
+    return Outcome(trainer.run(), student, target, history)
+
+
+@cache
+def outcome(pair: str) -> Outcome:
+    return train(pair)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_target_is_met_within_one_unit(pair: str) -> None:
+    result = outcome(pair)
+    structure = structure_of(result.dense)
+    missing = result.target.parameters(structure) - kept_parameters(structure, result.trained.keep)
+    assert 0 <= missing < structure.cost("ffn")
+    assert sparsity(structure, result.trained.keep) == pytest.approx(result.target.sparsity, abs=0.005)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_masked_and_extracted_model_agreed(pair: str) -> None:
+    result = outcome(pair)
+    if result.target.sparsity == 0:
+        pytest.skip("nothing was extracted")
+    assert result.trained.agreement is not None
+    assert result.trained.agreement < 1e-5
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_real_parameters_equal_the_budget(pair: str) -> None:
+    result = outcome(pair)
+    structure = structure_of(result.dense)
+    dense = sum(parameter.numel() for parameter in tiny_model().parameters())
+    small = sum(parameter.numel() for parameter in result.trained.model.parameters())
+    assert dense - small == structure.prunable - kept_parameters(structure, result.trained.keep)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_same_seed_gives_the_same_bits(pair: str) -> None:
+    again = train(pair).trained
+    first = outcome(pair).trained
+    assert all(torch.equal(again.keep[kind], first.keep[kind]) for kind in first.keep)
+    for name, parameter in first.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], parameter), name
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_saved_model_gives_the_same_logits(pair: str, tmp_path) -> None:
+    model = outcome(pair).trained.model.eval()
+    save(model, tmp_path / "model")
+    batch = tiny_data().batch(range(5))
+    with torch.no_grad():
+        assert torch.equal(Observed(load(tmp_path / "model"))(batch).logits, Observed(model)(batch).logits)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_losses_are_finite_and_logged_under_the_fixed_names(pair: str) -> None:
+    entries = [entry for entry in outcome(pair).history if "losses" in entry]
+    assert {entry["phase"] for entry in entries} <= {"before", "search", "recovery"}
+    for entry in entries:
+        assert set(entry["losses"]) <= {"task", "soft", "features", "pruner", "total"}
+        assert all(torch.isfinite(torch.tensor(value)) for value in entry["losses"].values())
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_regression_trains_the_classifier(pair: str) -> None:
+    result = train(pair, labels=1, config=SETTINGS.model_copy(update={"search_epochs": 1, "recovery_epochs": 1}))
+    before, after = tiny_model(labels=1).classifier.weight, result.trained.model.classifier.weight
+    assert not torch.equal(before, after)
+
+
+@pytest.mark.parametrize("name", sorted(distillers()))
+def test_masked_and_extracted_student_give_one_view(name: str) -> None:
+    """Losses and gradients of a distiller agree on the masked and on the extracted student."""
+    student, teacher = tiny_model().double().eval(), tiny_model(seed=9).double().eval()
+    keep = outcome("random+none").trained.keep
+    small = extract(student, keep)
+    distiller = distillers()[name]()
+    trainer_setting = Trainer(
+        tiny_model(), pruners()["random"](), distiller, tiny_data(), SETTINGS, teacher=tiny_model(), target=Target(0.5)
+    ).setting
+    distiller.begin(trainer_setting)
+    batch = tiny_data().batch(range(6))
+    with torch.no_grad():
+        target = Observed(teacher, distiller.needs)(batch)
+    gradients = []
+    for model, masks in ((student, {kind: units.double() for kind, units in keep.items()}), (small, None)):
+        model.zero_grad()
+        with masked(model, masks) if masks else torch.enable_grad():
+            view = Observed(model, distiller.needs)(batch)
+            losses = distiller.losses(view, target, batch, masks)
+        total = sum(losses.values(), view.logits.sum() * 0)
+        total.backward()
+        gradients.append((total.detach(), model.classifier.weight.grad, model.base_model.embeddings.word_embeddings.weight.grad))
+    for masked_value, small_value in zip(*gradients, strict=True):
+        torch.testing.assert_close(masked_value, small_value, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(pruners()))
+def test_state_dict_restores_a_pruner(name: str) -> None:
+    """A pruner restored from its state decides as the one that was never stopped."""
+    target = reachable_target(name)
+
+    def begun():
+        pruner = pruners()[name]()
+        trainer = Trainer(
+            tiny_model(), pruner, distillers()["none"](), tiny_data(), SETTINGS, target=target, seed=3
+        )
+        pruner.begin(trainer.setting)
+        return pruner
+
+    first = begun()
+    stream = torch.Generator().manual_seed(5)
+    for step in range(6):
+        masks = first.masks(step)
+        if first.gradient_parts:
+            first.observe(step, masks, {k: torch.randn(v.shape, generator=stream) for k, v in masks.items()})
+    second = begun()
+    second.load_state_dict(first.state_dict())
+    for kind, units in first.keep().items():
+        assert torch.equal(second.keep()[kind], units)

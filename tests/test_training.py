@@ -1,0 +1,234 @@
+"""The loop: order of a step, phases, extraction on the way, selection, and what must never happen silently."""
+
+import pytest
+import torch
+
+from gppdfd.budget import Target
+from gppdfd.errors import DataError, UsageError
+from gppdfd.extraction import extract
+from gppdfd.gpp import GPP, GPPConfig
+from gppdfd.interface import distillers, pruners
+from gppdfd.masks import MaskedEncoder
+from gppdfd.structure import structure_of
+from gppdfd.teacher import cached_views
+from gppdfd.training import (
+    Hooks,
+    Phases,
+    Trainer,
+    TrainingConfig,
+    flooded,
+    learning_rate_factor,
+    plan_phases,
+    task_loss,
+    without_gradient,
+)
+from gppdfd.views import Observed
+from tests.tiny import tiny_data, tiny_model
+
+CONFIG = TrainingConfig(batch_size=8, learning_rate=1e-3, search_epochs=2, recovery_epochs=2)
+
+
+def trainer(pruner: str = "gpp", distiller: str = "dfd", target: float = 0.5, **options) -> Trainer:
+    config = CONFIG.model_copy(update=options.pop("config", {}))
+    options = {"teacher": tiny_model(seed=9), "target": Target(target), "seed": 1, **options}
+    made = options.pop("made", None) or pruners()[pruner]()
+    return Trainer(options.pop("student", None) or tiny_model(), made, distillers()[distiller](), tiny_data(), config, **options)
+
+
+def test_phases_in_steps() -> None:
+    config = TrainingConfig(batch_size=32, before_epochs=1, search_epochs=20, recovery_epochs=12)
+    assert plan_phases(config, 8551, searches=True) == Phases(268, 5360, 3216)
+    assert plan_phases(config, 8551, searches=False) == Phases(0, 0, 33 * 268)
+
+
+def test_phases_without_steps_are_refused() -> None:
+    nothing = CONFIG.model_copy(update={"search_epochs": 0.0, "recovery_epochs": 0.0})
+    with pytest.raises(UsageError, match="no steps"):
+        plan_phases(nothing, 40, searches=False)
+    with pytest.raises(UsageError, match="needs a search"):
+        plan_phases(CONFIG.model_copy(update={"search_epochs": 0.0}), 40, searches=True)
+
+
+def test_learning_rate_restarts_after_the_search() -> None:
+    """GPP's released schedule: decay over all epochs, then anew over the recovery."""
+    history: list[dict] = []
+    trainer(hooks=Hooks(log=history.append), config={"search_epochs": 4.0, "recovery_epochs": 4.0}).run()
+    rates = {entry["step"]: entry["lr"] for entry in history}
+    assert rates[20] == pytest.approx(1e-3 * 20 / 40)
+    assert rates[30] == pytest.approx(1e-3 * 10 / 20)
+    assert rates[40] == 0
+
+
+def test_warm_up_and_constant_rate() -> None:
+    config = TrainingConfig(warmup=0.1)
+    factors = [learning_rate_factor(step, 100, config) for step in (0, 5, 10, 55, 100)]
+    assert factors == pytest.approx([0, 0.5, 1, 0.5, 0])
+    assert learning_rate_factor(70, 100, TrainingConfig(decay="constant")) == 1
+
+
+def test_flooding_turns_the_gradient_below_its_level() -> None:
+    loss = torch.tensor(0.004, requires_grad=True)
+    flooded(loss, 0.01).backward()
+    assert loss.grad == -1
+    assert float(flooded(torch.tensor(0.5), 0.01)) == pytest.approx(0.5)
+
+
+def test_regression_uses_squared_error() -> None:
+    logits, labels = torch.tensor([[1.0], [3.0]]), torch.tensor([2.0, 5.0])
+    assert task_loss(logits, labels, regression=True) == 2.5
+
+
+class Recorder(GPP):
+    """Remembers what the loop does."""
+
+    def begin(self, setting) -> None:
+        super().begin(setting)
+        self.events: list[tuple[str, int]] = []
+
+    def masks(self, step):
+        self.events.append(("masks", step))
+        return super().masks(step)
+
+    def observe(self, step, masks, gradients) -> None:
+        self.events.append(("observe", step))
+        super().observe(step, masks, gradients)
+
+
+def test_masks_are_set_before_and_observed_after_each_step() -> None:
+    made = Recorder()
+    trainer(made=made).run()
+    assert made.events == [event for step in range(10) for event in (("masks", step), ("observe", step))]
+
+
+def test_gradients_of_the_task_part_alone() -> None:
+    """A pruner that asks for `task` gets the same gradients whatever the distiller adds."""
+
+    class Keeps(GPP):
+        def observe(self, step, masks, gradients) -> None:
+            if step == 0:
+                self.first = gradients
+            super().observe(step, masks, gradients)
+
+    found = []
+    for distiller in ("none", "dfd"):
+        made = Keeps(GPPConfig(gradient="task"))
+        trainer(made=made, distiller=distiller).run()
+        found.append(made.first)
+    for kind in ("head", "ffn"):
+        torch.testing.assert_close(found[0][kind], found[1][kind])
+    total = Keeps()
+    trainer(made=total).run()
+    assert not torch.allclose(total.first["ffn"], found[0]["ffn"])
+
+
+@pytest.mark.parametrize("name", ["gpp", "random"])
+def test_continue_follows_masked_training(name: str) -> None:
+    """With `at_extraction=continue` the small model trains on as the masked one would have, for 20 steps."""
+    options = {"config": {"search_epochs": 2.0, "recovery_epochs": 4.0, "at_extraction": "continue"}}
+    whole = trainer(name, "one-to-one", student=tiny_model().double(), teacher=tiny_model(seed=9).double(), **options)
+    trained = whole.run()
+    keep = trained.keep
+
+    masked_run = trainer(name, "one-to-one", student=tiny_model().double(), teacher=tiny_model(seed=9).double(), **options)
+    masked_run._extract = lambda keep: setattr(masked_run, "fixed", MaskedEncoder(masked_run.model))  # type: ignore[method-assign]
+    recover = masked_run._recover
+
+    def recover_masked() -> int:
+        masked_run.fixed.masks = {kind: units.double() for kind, units in keep.items()}
+        return recover()
+
+    masked_run._recover = recover_masked  # type: ignore[method-assign]
+    reference = masked_run.run().model
+    expected = extract_clean(reference, keep)
+    for parameter, other in zip(trained.model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(parameter, other, rtol=1e-4, atol=1e-4)
+
+
+def extract_clean(model, keep):
+    """Extract from a model that still carries mask hooks."""
+    for module in model.modules():
+        module._forward_pre_hooks.clear()
+    return extract(model, keep)
+
+
+def test_restart_and_continue_differ() -> None:
+    restart, go_on = trainer().run(), trainer(config={"at_extraction": "continue"}).run()
+    assert all(torch.equal(restart.keep[kind], go_on.keep[kind]) for kind in restart.keep)
+    assert not torch.equal(restart.model.classifier.weight, go_on.model.classifier.weight)
+
+
+def test_best_weights_are_kept_when_a_rule_is_given() -> None:
+    scores = iter([0.2, 0.9, 0.5, 0.1])
+    seen = []
+
+    def evaluate(model):
+        seen.append(model.classifier.weight.detach().clone())
+        return next(scores)
+
+    hooks = Hooks(evaluate=evaluate, select=lambda score: score)
+    trained = trainer(hooks=hooks, config={"recovery_epochs": 4.0}).run()
+    assert trained.selected_step == 20
+    assert torch.equal(trained.model.classifier.weight, seen[1])
+
+
+def test_nan_loss_ends_the_run_and_names_the_part() -> None:
+    student = tiny_model()
+    with torch.no_grad():
+        student.classifier.weight.fill_(torch.nan)
+    with pytest.raises(DataError, match="loss part 'task' is nan"):
+        trainer(student=student).run()
+
+
+def test_distiller_without_its_teacher_is_refused() -> None:
+    with pytest.raises(UsageError, match="needs a teacher"):
+        trainer(teacher=None)
+
+
+def test_disagreement_after_extraction_ends_the_run(monkeypatch) -> None:
+    monkeypatch.setattr("gppdfd.training.disagreement", lambda *_: 1e-3)
+    with pytest.raises(DataError, match="disagree"):
+        trainer().run()
+
+
+def test_cached_teacher_says_what_the_live_one_says() -> None:
+    needs = frozenset({"teacher", "hidden_states"})
+    teacher, data = tiny_model(seed=9).eval(), tiny_data()
+    live = without_gradient(Observed(teacher, needs), lambda: torch.autocast("cpu", enabled=False))
+    cached = cached_views(live, teacher, data, needs, torch.device("cpu"), "fp32")
+    batch = data.batch([3, 17, 0, 39])
+    expected, found = live(batch), cached(batch)
+    torch.testing.assert_close(found.logits, expected.logits)
+    mask = batch.attention_mask.bool()
+    for ours, theirs in zip(found.hidden_states, expected.hidden_states, strict=True):
+        torch.testing.assert_close(ours[mask], theirs[mask])
+    assert cached_views(live, teacher, data, needs, torch.device("cpu"), "fp32") is cached
+
+
+def test_cache_does_not_change_the_outcome() -> None:
+    plain, cached = trainer().run(), trainer(config={"cache_teacher": True}).run()
+    assert all(torch.equal(plain.keep[kind], cached.keep[kind]) for kind in plain.keep)
+    torch.testing.assert_close(plain.model.classifier.weight, cached.model.classifier.weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("option", [{"carry_weight_grads": True}, {"task_forward": "separate"}])
+def test_released_training_options_run(option: dict) -> None:
+    assert trainer(config=option).run().agreement < 1e-5
+
+
+def test_separate_task_forward_equals_shared_without_dropout() -> None:
+    shared, separate = trainer().run(), trainer(config={"task_forward": "separate"}).run()
+    torch.testing.assert_close(shared.model.classifier.weight, separate.model.classifier.weight, rtol=1e-4, atol=1e-5)
+
+
+def test_bf16_runs_and_meets_the_target() -> None:
+    trained = trainer(precision="bf16").run()
+    structure = structure_of(tiny_model())
+    assert trained.agreement < 1e-5
+    assert int(trained.keep["head"].sum()) < structure.layers * structure.heads
+
+
+def test_trace_starts_at_one_and_ends_binary() -> None:
+    rows = trainer().run().trace.rows
+    first, last = rows[0][0], rows[-1][0]
+    assert {z for step, *_, z in rows if step == first} == {1.0}
+    assert {z for step, *_, z in rows if step == last} == {0.0, 1.0}
