@@ -45,7 +45,9 @@ class Random(PathPruner):
     def begin(self, setting: Setting) -> None:
         super().begin(setting)
         shapes = {kind: setting.structure.shape(kind) for kind in KINDS}
-        self._draw = {kind: torch.rand(shape, generator=setting.generator).to(setting.device) for kind, shape in shapes.items()}
+        self._draw = {
+            kind: torch.rand(shape, generator=setting.generator).to(setting.device) for kind, shape in shapes.items()
+        }
 
     def unimportance(self) -> Masks:
         return self._draw

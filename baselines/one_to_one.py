@@ -35,7 +35,10 @@ class LogitsConfig(DistillerConfig):
 
 
 def one_to_one_loss(
-    student: tuple[torch.Tensor, ...], teacher: tuple[torch.Tensor, ...], mask: torch.Tensor | None, distance: str = "mse"
+    student: tuple[torch.Tensor, ...],
+    teacher: tuple[torch.Tensor, ...],
+    mask: torch.Tensor | None,
+    distance: str = "mse",
 ) -> torch.Tensor:
     """Sum over layers of the distance of hidden states; each list holds [batch, tokens, hidden] without the embedding output."""
     features, targets = torch.stack(student), torch.stack(teacher)

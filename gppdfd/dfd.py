@@ -51,7 +51,9 @@ def layer_sums(states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.
     return states.flatten(1).sum(1)
 
 
-def fusion_weights(sums: torch.Tensor, weighting: Weighting = "sum_ratio", entries: float = 1) -> tuple[torch.Tensor, torch.Tensor]:
+def fusion_weights(
+    sums: torch.Tensor, weighting: Weighting = "sum_ratio", entries: float = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights of the parts of one or many fusions, and where the guard fired.
 
     Args:
@@ -78,7 +80,9 @@ def fusion_weights(sums: torch.Tensor, weighting: Weighting = "sum_ratio", entri
     return torch.where(fired[..., None], uniform, sums / safe[..., None]), fired
 
 
-def teacher_mixing(sums: torch.Tensor, weighting: Weighting = "sum_ratio", entries: float = 1) -> tuple[torch.Tensor, torch.Tensor]:
+def teacher_mixing(
+    sums: torch.Tensor, weighting: Weighting = "sum_ratio", entries: float = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Global fusion as a matrix: omega with G_l = sum_k omega_{l,k} H^T_k, and how often the guard fired.
 
     Fusing is linear, so Sum(G_l) is mixed with the weights of G_l, and the recursion runs over numbers instead of tensors.

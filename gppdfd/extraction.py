@@ -145,7 +145,9 @@ def _describe(keep: Keep) -> dict[str, Any]:
 def _keep_of(description: dict[str, Any], structure: Structure, folder: Path) -> Keep:
     """Keep of the shapes that a description names; which FFN dims they were does not matter for loading."""
     if description.get("format") != FORMAT:
-        raise DataError(f"{folder}: {CONFIG_FIELD} has format {description.get('format')!r}; this version reads {FORMAT}")
+        raise DataError(
+            f"{folder}: {CONFIG_FIELD} has format {description.get('format')!r}; this version reads {FORMAT}"
+        )
     keep = {kind: torch.zeros(structure.shape(kind), dtype=torch.bool) for kind in ("head", "ffn")}
     try:
         for layer, (heads, dims) in enumerate(zip(description["head"], description["ffn"], strict=True)):

@@ -33,9 +33,7 @@ from gppdfd.structure import Keep, Layer, Masks, adapter_for
 
 Schedule = Literal["cos2", "cos_half", "linear", "cubic"]
 MaskPath = Literal["progressive", "hard_gradual", "hard_once"]
-Importance = Literal[
-    "signed_mean", "abs_mean_with_l1", "abs_mean", "current_step", "taylor", "magnitude", "random"
-]
+Importance = Literal["signed_mean", "abs_mean_with_l1", "abs_mean", "current_step", "taylor", "magnitude", "random"]
 
 KINDS = ("head", "ffn")
 
@@ -74,7 +72,9 @@ def update_due(step: int, steps: int, sparsity: float) -> bool:
     return step == steps or step % update_interval(steps, sparsity) == 0
 
 
-def indicators(unimportance: torch.Tensor, sparsity: float, share: float, mask: MaskPath = "progressive") -> torch.Tensor:
+def indicators(
+    unimportance: torch.Tensor, sparsity: float, share: float, mask: MaskPath = "progressive"
+) -> torch.Tensor:
     """Masks of one kind at a given share of the target sparsity.
 
     Args:

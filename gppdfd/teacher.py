@@ -37,7 +37,9 @@ class TeacherCache:
 
     def __call__(self, batch: Batch) -> View:
         """View of a batch; values at padding positions are undefined."""
-        places = self._starts[batch.examples][:, None] + torch.arange(batch.input_ids.shape[1], device=batch.examples.device)
+        places = self._starts[batch.examples][:, None] + torch.arange(
+            batch.input_ids.shape[1], device=batch.examples.device
+        )
         states = tuple(layer[places.clamp(max=len(layer) - 1)] for layer in self._states)
         return View(self._logits[batch.examples], states, batch.attention_mask)
 

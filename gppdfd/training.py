@@ -473,8 +473,16 @@ class LossLog:
         means = {part: float(value) / self._count for part, value in self._sums.items()}
         for part, value in means.items():
             if not math.isfinite(value):
-                raise DataError(f"loss part {part!r} is {value} around step {step} of {phase}: lower the learning rate?")
-        entry = {"phase": phase, "step": step, "seconds": time.perf_counter() - self._start, "lr": rate, "losses": means}
+                raise DataError(
+                    f"loss part {part!r} is {value} around step {step} of {phase}: lower the learning rate?"
+                )
+        entry = {
+            "phase": phase,
+            "step": step,
+            "seconds": time.perf_counter() - self._start,
+            "lr": rate,
+            "losses": means,
+        }
         self._write(entry if sparsity is None else {**entry, "sparsity": sparsity})
         self._reset()
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import transformers
+from gppdfd.tasks.metrics import majority
 from transformers import PreTrainedModel
 
 import baselines
@@ -32,7 +33,6 @@ from gppdfd.models import load_encoder, load_tokenizer
 from gppdfd.structure import Keep, Structure
 from gppdfd.tasks import TaskData, load_task
 from gppdfd.tasks.encoding import EncodedTask, encode
-from gppdfd.tasks.metrics import majority
 from gppdfd.training import Hooks, Trained, Trainer
 from suites.config import SCHEMA, RunConfig
 
@@ -153,8 +153,10 @@ class Run:
         return evaluate(model, self.data.spec, self.encoded.evaluations, self.device, self.config.precision)
 
     def _lap(self, phase: str) -> None:
-        self.seconds[phase] = time.perf_counter() - self.started - sum(
-            self.seconds.get(earlier, 0.0) for earlier in ("start", "training", "evaluation")
+        self.seconds[phase] = (
+            time.perf_counter()
+            - self.started
+            - sum(self.seconds.get(earlier, 0.0) for earlier in ("start", "training", "evaluation"))
         )
 
     def _write_predictions(self, evaluations: Mapping[str, Evaluation]) -> None:
@@ -175,9 +177,7 @@ class Run:
         columns = dict(zip(names, map(list, zip(*trained.trace.rows, strict=True)), strict=True))
         write_parquet(self.folder / "indicators.parquet", columns)
 
-    def _record(
-        self, trained: Trained, evaluations: Mapping[str, Evaluation], structure: Structure
-    ) -> dict[str, Any]:
+    def _record(self, trained: Trained, evaluations: Mapping[str, Evaluation], structure: Structure) -> dict[str, Any]:
         spec, scores = self.data.spec, {name: evaluation.scores for name, evaluation in evaluations.items()}
         constant = [name for name, evaluation in evaluations.items() if evaluation.constant]
         return {

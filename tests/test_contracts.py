@@ -147,7 +147,9 @@ def test_masked_and_extracted_student_give_one_view(name: str) -> None:
             losses = distiller.losses(view, target, batch, masks)
         total = sum(losses.values(), view.logits.sum() * 0)
         total.backward()
-        gradients.append((total.detach(), model.classifier.weight.grad, model.base_model.embeddings.word_embeddings.weight.grad))
+        gradients.append(
+            (total.detach(), model.classifier.weight.grad, model.base_model.embeddings.word_embeddings.weight.grad)
+        )
     for masked_value, small_value in zip(*gradients, strict=True):
         torch.testing.assert_close(masked_value, small_value, rtol=1e-10, atol=1e-12)
 
@@ -159,9 +161,7 @@ def test_state_dict_restores_a_pruner(name: str) -> None:
 
     def begun():
         pruner = pruners()[name]()
-        trainer = Trainer(
-            tiny_model(), pruner, distillers()["none"](), tiny_data(), SETTINGS, target=target, seed=3
-        )
+        trainer = Trainer(tiny_model(), pruner, distillers()["none"](), tiny_data(), SETTINGS, target=target, seed=3)
         pruner.begin(trainer.setting)
         return pruner
 

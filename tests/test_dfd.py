@@ -80,7 +80,9 @@ def test_guarded_weights_are_bounded_and_sum_to_one(weighting: str) -> None:
     weights, fired = fusion_weights(sums, weighting)
     torch.testing.assert_close(weights.sum(-1), torch.ones(3, dtype=torch.float64))
     assert float(weights.abs().max()) <= 10
-    assert fired.tolist() == ([True, False, True] if weighting == "sum_ratio" else [False, False, weighting == "abs_sum"])
+    assert fired.tolist() == (
+        [True, False, True] if weighting == "sum_ratio" else [False, False, weighting == "abs_sum"]
+    )
 
 
 def test_guarded_gradient_is_finite_where_sums_cancel() -> None:

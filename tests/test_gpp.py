@@ -64,7 +64,11 @@ def test_schedules_rise_from_0_to_1_and_end_with_an_update(steps: int, percent: 
     assert shares[-1] == 1
     assert all(a <= b + 1e-12 for a, b in zip(shares, shares[1:], strict=False))
     assert update_due(steps, steps, percent / 100)
-    assert math.isclose(sum(update_due(t, steps, percent / 100) for t in range(steps)), steps / update_interval(steps, percent / 100), abs_tol=1)
+    assert math.isclose(
+        sum(update_due(t, steps, percent / 100) for t in range(steps)),
+        steps / update_interval(steps, percent / 100),
+        abs_tol=1,
+    )
 
 
 @given(data=st.data())

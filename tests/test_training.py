@@ -32,7 +32,9 @@ def trainer(pruner: str = "gpp", distiller: str = "dfd", target: float = 0.5, **
     config = CONFIG.model_copy(update=options.pop("config", {}))
     options = {"teacher": tiny_model(seed=9), "target": Target(target), "seed": 1, **options}
     made = options.pop("made", None) or pruners()[pruner]()
-    return Trainer(options.pop("student", None) or tiny_model(), made, distillers()[distiller](), tiny_data(), config, **options)
+    return Trainer(
+        options.pop("student", None) or tiny_model(), made, distillers()[distiller](), tiny_data(), config, **options
+    )
 
 
 def test_phases_in_steps() -> None:
@@ -129,7 +131,9 @@ def test_continue_follows_masked_training(name: str) -> None:
     trained = whole.run()
     keep = trained.keep
 
-    masked_run = trainer(name, "one-to-one", student=tiny_model().double(), teacher=tiny_model(seed=9).double(), **options)
+    masked_run = trainer(
+        name, "one-to-one", student=tiny_model().double(), teacher=tiny_model(seed=9).double(), **options
+    )
     masked_run._extract = lambda keep: setattr(masked_run, "fixed", MaskedEncoder(masked_run.model))  # type: ignore[method-assign]
     recover = masked_run._recover
 
