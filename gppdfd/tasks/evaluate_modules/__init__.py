@@ -1,0 +1,1 @@
+"""Metric modules for Hugging Face `evaluate`, loaded by folder; nothing else imports them."""
