@@ -19,7 +19,8 @@ BATCH_SIZE = 64
 class Evaluation:
     """Outputs of a model on one split, in the order of the split.
 
-    `logits`: float32 [examples, outputs]; `predictions`: class ids or regression values [examples]; `scores`: metric -> value.
+    `logits`: float32 [examples, outputs]; `predictions`: class ids or regression values [examples];
+    `scores`: metric -> value.
     """
 
     logits: np.ndarray
@@ -42,7 +43,7 @@ def evaluate(
 def _evaluate(model: nn.Module, spec: TaskSpec, split: Encoded, device: torch.device, precision: str) -> Evaluation:
     logits = predict(model, split, device, precision)
     predictions = logits[:, 0] if spec.regression else logits.argmax(1)
-    return Evaluation(logits, predictions, score(spec, predictions, split.labels))
+    return Evaluation(logits, predictions, score(spec, predictions, split.labels.numpy()))
 
 
 @torch.no_grad()

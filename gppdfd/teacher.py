@@ -1,7 +1,8 @@
 """The teacher's outputs for a whole training set, computed once and looked up per batch.
 
-A teacher in evaluation mode says the same about an example in every epoch. The cache is filled in one canonical pass (sorted by length,
-fixed batch size), so its bits do not depend on who filled it, and it is kept for the next student of the same teacher in this process.
+A teacher in evaluation mode says the same about an example in every epoch. The cache is filled in one canonical pass
+(sorted by length, fixed batch size), so its bits do not depend on who filled it, and it is kept for the next student of
+the same teacher in this process.
 """
 
 from weakref import WeakKeyDictionary
@@ -18,18 +19,20 @@ BATCH_SIZE = 64
 LIMIT = 8 * 2**30
 """Bytes that a cache may take."""
 
-_caches: WeakKeyDictionary[nn.Module, dict[tuple[int, frozenset[str], str], "TeacherCache"]] = WeakKeyDictionary()
+_Key = tuple[int, frozenset[str], str]
+_caches: WeakKeyDictionary[nn.Module, dict[_Key, "TeacherCache"]] = WeakKeyDictionary()
 
 
 class TeacherCache:
-    """Views by example: logits [examples, classes]; hidden states of the real tokens, one flat [tokens, hidden] per layer."""
+    """Views by example: logits [examples, classes] and, per layer, hidden states of all real tokens [tokens, hidden]."""
 
     def __init__(self, live: Viewer, train: Encoded, device: torch.device) -> None:
         order = ordered_batches(train, BATCH_SIZE)
         views = [(batch, live(batch)) for batch in (train.batch(indices).to(device) for indices in order)]
         examples = torch.cat(order).to(device)
-        self._logits = torch.cat([view.logits for _, view in views])
-        self._logits = torch.empty_like(self._logits).index_copy_(0, examples, self._logits)
+        logits = torch.cat([view.logits for _, view in views])
+        self._logits = torch.empty_like(logits).index_copy_(0, examples, logits)
+        self.train = train  # held so that its identity stays its own
         self._states = [torch.cat(states) for states in zip(*(_real_tokens(view) for _, view in views), strict=True)]
         lengths = torch.cat([batch.attention_mask.sum(1) for batch, _ in views])
         starts = lengths.cumsum(0) - lengths
@@ -68,7 +71,7 @@ def cached_views(
 def _check_size(teacher: nn.Module, train: Encoded, needs: frozenset[str]) -> None:
     config = teacher.config
     layers = config.num_hidden_layers + 1 if "hidden_states" in needs else 0  # type: ignore[union-attr,operator]
-    size = 4 * layers * config.hidden_size * train.tokens  # type: ignore[union-attr,operator]
+    size = 4 * layers * config.hidden_size * len(train.tokens)  # type: ignore[union-attr,operator]
     if size > LIMIT:
         raise UsageError(
             f"the teacher's outputs would take {size / 2**30:.0f} GiB: set training.cache_teacher to false"

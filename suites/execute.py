@@ -1,6 +1,7 @@
 """One run from its config to its record: data, teacher, search, extraction, recovery, evaluation, files.
 
-Everything that the next run of the same process can use again (tokenised data, the last teacher with its cached outputs) stays warm.
+Everything that the next run of the same process can use again (tokenised data, the last teacher with its cached outputs)
+stays warm.
 """
 
 import logging
@@ -28,7 +29,6 @@ from gppdfd.errors import DataError
 from gppdfd.evaluation import Evaluation, evaluate
 from gppdfd.extraction import load, save
 from gppdfd.files import hash_text, write_atomically, write_json, write_text
-from gppdfd.interface import Distiller
 from gppdfd.models import load_encoder, load_tokenizer
 from gppdfd.structure import Keep, Structure
 from gppdfd.tasks import TaskData, load_task
@@ -84,7 +84,7 @@ class Run:
         self.teacher = self._load_teacher()
 
     def execute(self) -> None:
-        trainer, distiller = self._trainer()
+        trainer = self._trainer()
         self._lap("start")
         trained = trainer.run()
         self.seconds |= trained.seconds
@@ -98,13 +98,13 @@ class Run:
         self._lap("saving")
         write_json(self.folder / "record.json", self._record(trained, evaluations, trainer.setting.structure))
 
-    def _trainer(self) -> tuple[Trainer, Distiller]:
+    def _trainer(self) -> Trainer:
         pruner, distiller = self.config.parsed.build()
         settings, spec = self.config.settings, self.data.spec
         student = load_encoder(self.config.model, spec, self.config.seed, settings.init != "random")
         if settings.init == "teacher" and self.teacher is not None:
             student.load_state_dict(self.teacher.state_dict())
-        trainer = Trainer(
+        return Trainer(
             student,
             pruner,
             distiller,
@@ -118,7 +118,6 @@ class Run:
             precision=self.config.precision,
             hooks=self._hooks(),
         )
-        return trainer, distiller
 
     def _hooks(self) -> Hooks:
         hooks = Hooks(progress=lambda *where: self.report(Progress(*where)), log=self.history.append)
@@ -144,7 +143,7 @@ class Run:
         if value < floor:
             raise DataError(
                 f"teacher {self.teacher_config.run_id} scores {value:.3f} {self.data.spec.primary} on "
-                f"{self.config.task}, below the floor of {floor}: are its labels in another order, or was it not trained?"
+                f"{self.config.task}, below the floor of {floor}: labels in another order, or not trained?"
             )
         return teacher
 
@@ -217,7 +216,7 @@ class Run:
 
     @property
     def mean_tokens(self) -> int:
-        return round(self.encoded.train.tokens / len(self.encoded.train))
+        return round(len(self.encoded.train.tokens) / len(self.encoded.train))
 
     def _majority(self) -> dict[str, dict[str, float]]:
         labels = self.data.train.labels

@@ -104,7 +104,7 @@ def test_same_seed_gives_the_same_bits(pair: str) -> None:
 def test_saved_model_gives_the_same_logits(pair: str, tmp_path) -> None:
     model = outcome(pair).trained.model.eval()
     save(model, tmp_path / "model")
-    batch = tiny_data().batch(range(5))
+    batch = tiny_data().batch(torch.arange(5))
     with torch.no_grad():
         assert torch.equal(Observed(load(tmp_path / "model"))(batch).logits, Observed(model)(batch).logits)
 
@@ -136,7 +136,7 @@ def test_masked_and_extracted_student_give_one_view(name: str) -> None:
         tiny_model(), pruners()["random"](), distiller, tiny_data(), SETTINGS, teacher=tiny_model(), target=Target(0.5)
     ).setting
     distiller.begin(trainer_setting)
-    batch = tiny_data().batch(range(6))
+    batch = tiny_data().batch(torch.arange(6))
     with torch.no_grad():
         target = Observed(teacher, distiller.needs)(batch)
     gradients = []

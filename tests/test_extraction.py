@@ -34,7 +34,7 @@ def test_extracted_equals_masked(model_type: str, attention: str, share: float) 
     """Also with nothing left in any layer (share 0)."""
     model = tiny_model(model_type, attention=attention).double().eval()
     keep = random_keep(model, share)
-    batches = [tiny_data().batch(range(7)), tiny_data().batch(range(7, 9))]
+    batches = [tiny_data().batch(torch.arange(7)), tiny_data().batch(torch.arange(7, 9))]
     assert disagreement(model, extract(model, keep), keep, batches) < 1e-10
 
 
@@ -53,7 +53,7 @@ def test_any_keep_extracts(data: st.DataObject) -> None:
         choices = {"none": torch.zeros(units, dtype=torch.bool), "one": one, "all": torch.ones(units, dtype=torch.bool)}
         keep[kind] = torch.stack([choices.get(row, random[index]) for index, row in enumerate(rows)])
     small = extract(model, keep)
-    batch = tiny_data().batch(range(6))
+    batch = tiny_data().batch(torch.arange(6))
     needs = frozenset({"hidden_states"})
     with torch.no_grad(), masked(model, {kind: units.double() for kind, units in keep.items()}):
         expected = Observed(model, needs)(batch)
@@ -79,7 +79,7 @@ def test_flops_equal_torchs_counter(share: float) -> None:
 
 
 def test_removed_masks_leave_the_model_as_it_was() -> None:
-    model, batch = tiny_model().eval(), tiny_data().batch(range(3))
+    model, batch = tiny_model().eval(), tiny_data().batch(torch.arange(3))
     before = Observed(model)(batch).logits
     encoder = MaskedEncoder(model)
     encoder.masks = {kind: units.float() * 0.3 for kind, units in random_keep(model).items()}
@@ -92,7 +92,7 @@ def test_mask_gradients_are_float32_under_autocast() -> None:
     model = tiny_model()
     masks = {kind: values.requires_grad_() for kind, values in structure_of(model).ones(("head", "ffn")).items()}
     with masked(model, masks), torch.autocast("cpu", torch.bfloat16):
-        loss = Observed(model)(tiny_data().batch(range(8))).logits.square().mean()
+        loss = Observed(model)(tiny_data().batch(torch.arange(8))).logits.square().mean()
     loss.backward()
     assert all(values.grad.dtype == torch.float32 for values in masks.values())
     assert all(bool((values.grad != 0).any()) for values in masks.values())

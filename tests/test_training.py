@@ -199,7 +199,7 @@ def test_cached_teacher_says_what_the_live_one_says() -> None:
     teacher, data = tiny_model(seed=9).eval(), tiny_data()
     live = without_gradient(Observed(teacher, needs), lambda: torch.autocast("cpu", enabled=False))
     cached = cached_views(live, teacher, data, needs, torch.device("cpu"), "fp32")
-    batch = data.batch([3, 17, 0, 39])
+    batch = data.batch(torch.tensor([3, 17, 0, 39]))
     expected, found = live(batch), cached(batch)
     torch.testing.assert_close(found.logits, expected.logits)
     mask = batch.attention_mask.bool()

@@ -1,6 +1,5 @@
 """Tiny random encoders and data for tests: seconds, not minutes, and no square shapes that hide a swapped axis."""
 
-import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -35,14 +34,14 @@ def tiny_model(model_type: str = "bert", labels: int = 3, seed: int = 0, attenti
 
 
 def tiny_data(rows: int = 40, labels: int = 3, seed: int = 0) -> Encoded:
-    """Random token sequences of 4 to 11 tokens; the label follows from the first real token."""
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(4, 12, rows)
-    offsets = np.concatenate([[0], lengths.cumsum()])
-    tokens = rng.integers(5, VOCABULARY, offsets[-1]).astype(np.int32)
+    """Random token sequences of 4 to 11 tokens; the label follows from the first token."""
+    stream = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(4, 12, (rows,), generator=stream)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
+    tokens = torch.randint(5, VOCABULARY, (int(offsets[-1]),), generator=stream, dtype=torch.int32)
     first = tokens[offsets[:-1]]
-    answers = (first % labels).astype(np.int64) if labels > 1 else (first / VOCABULARY * 5).astype(np.float32)
-    return Encoded(tokens, np.zeros_like(tokens), offsets, answers)
+    answers = (first % labels).long() if labels > 1 else first / VOCABULARY * 5
+    return Encoded(tokens, torch.zeros_like(tokens, dtype=torch.uint8), offsets, answers, pad=0)
 
 
 def random_keep(model: PreTrainedModel, share: float = 0.5, seed: int = 0) -> Keep:
