@@ -1,17 +1,16 @@
 """Controls: pruning by weight norm, at random, or not at all; training without a teacher.
 
-`magnitude` and `random` walk the same search path as GPP (same schedule, steps and allocation per kind), so that a table row differs
-from GPP in the ranking alone. `none` keeps the model dense: all its steps are plain training.
+`magnitude` and `random` walk the same search path as GPP (same schedule, steps and allocation per kind), so that a
+table row differs from GPP in the ranking alone. `none` keeps the model dense: all its steps are plain training.
 """
 
 from typing import Any, ClassVar
 
-import torch
-
 from gppdfd.budget import Target
-from gppdfd.gpp import KINDS, PathPruner, unit_norms
+from gppdfd.gpp import PathPruner, uniform_draw, unit_norms
 from gppdfd.interface import (
     Distiller,
+    Losses,
     NamedMethod,
     Pruner,
     Setting,
@@ -44,10 +43,7 @@ class Random(PathPruner):
 
     def begin(self, setting: Setting) -> None:
         super().begin(setting)
-        shapes = {kind: setting.structure.shape(kind) for kind in KINDS}
-        self._draw = {
-            kind: torch.rand(shape, generator=setting.generator).to(setting.device) for kind, shape in shapes.items()
-        }
+        self._draw = uniform_draw(setting)
 
     def unimportance(self) -> Masks:
         return self._draw
@@ -83,7 +79,7 @@ class NoDistiller(Distiller):
 
     reference = "control"
 
-    def losses(self, student: View, teacher: View | None, batch: Batch, masks: Masks | None) -> dict[str, torch.Tensor]:
+    def losses(self, student: View, teacher: View | None, batch: Batch, masks: Masks | None) -> Losses:
         return {}
 
 

@@ -1,9 +1,9 @@
 """One-to-one distillation: student layer l learns from teacher layer l.
 
-`one-to-one` is the control that isolates DFD's gain: the same loss without either fusion, the sum over layers of the mean squared
-error of hidden states over valid tokens. Its option `distance=hcl` is the hierarchical context loss of ReviewKD (Chen, Liu, Zhao,
-Jia 2021, arXiv 2104.09044), the ancestor of DFD, over the token axis. `logits` is plain knowledge distillation (Hinton,
-Vinyals, Dean 2015, arXiv 1503.02531): T^2 KL(teacher || student).
+`one-to-one` is the control that isolates DFD's gain: the same loss without either fusion, the sum over layers of the
+mean squared error of hidden states over valid tokens. Its option `distance=hcl` is the hierarchical context loss of ReviewKD
+(Chen, Liu, Zhao, Jia 2021, arXiv 2104.09044), the ancestor of DFD, over the token axis. `logits` is plain knowledge
+distillation (Hinton, Vinyals, Dean 2015, arXiv 1503.02531): T^2 KL(teacher || student).
 """
 
 from typing import ClassVar, Literal
@@ -13,7 +13,7 @@ from pydantic import Field
 from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d, mse_loss
 
 from gppdfd.dfd import feature_distance, soft_labels
-from gppdfd.interface import Distiller, DistillerConfig, register_distiller
+from gppdfd.interface import Distiller, DistillerConfig, Losses, register_distiller
 from gppdfd.structure import Masks
 from gppdfd.tasks.base import Batch
 from gppdfd.views import View, matched_layers
@@ -40,7 +40,7 @@ def one_to_one_loss(
     mask: torch.Tensor | None,
     distance: str = "mse",
 ) -> torch.Tensor:
-    """Sum over layers of the distance of hidden states; each list holds [batch, tokens, hidden] without the embedding output."""
+    """Sum over layers of the distance of hidden states [batch, tokens, hidden]; embedding outputs are left out."""
     features, targets = torch.stack(student), torch.stack(teacher)
     targets = targets[matched_layers(len(features), len(targets))]
     mask = mask.to(features.dtype) if mask is not None else None
@@ -83,7 +83,7 @@ class OneToOne(Distiller):
         padding = set() if self.config.mask_padding else {"padding"}
         return frozenset({"teacher", "hidden_states"} | padding)
 
-    def losses(self, student: View, teacher: View | None, batch: Batch, masks: Masks | None) -> dict[str, torch.Tensor]:
+    def losses(self, student: View, teacher: View | None, batch: Batch, masks: Masks | None) -> Losses:
         assert teacher is not None  # guaranteed by `needs`
         mask = student.attention_mask if self.config.mask_padding else None
         own, target = student.hidden_states[1:], teacher.hidden_states[1:]
@@ -106,6 +106,6 @@ class Logits(Distiller):
     def needs(self) -> frozenset[str]:
         return frozenset({"teacher"})
 
-    def losses(self, student: View, teacher: View | None, batch: Batch, masks: Masks | None) -> dict[str, torch.Tensor]:
+    def losses(self, student: View, teacher: View | None, batch: Batch, masks: Masks | None) -> Losses:
         assert teacher is not None  # guaranteed by `needs`
         return {"soft": soft_labels(student.logits, teacher.logits, self.config.temperature, self.setting.regression)}

@@ -1,7 +1,7 @@
 """Parameters and FLOPs of a keep, targets, and the step that makes a keep meet its target.
 
-Encoder sparsity = 1 - kept / original over weights and biases of the attention and FFN linear maps; embeddings, LayerNorm,
-pooler and head are outside (the count of CoFi, arXiv 2204.00408, section 4).
+Encoder sparsity = 1 - kept / original over weights and biases of the attention and FFN linear maps; embeddings,
+LayerNorm, pooler and head are outside (the count of CoFi, arXiv 2204.00408).
 """
 
 from dataclasses import dataclass

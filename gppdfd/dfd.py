@@ -1,16 +1,19 @@
 """DFD: dual feature distillation.
 
-Zhang, Lu, Wang, Wei, Wei: Joint Dual Feature Distillation and Gradient Progressive Pruning for BERT compression. Neural Networks (2024),
-article 106533. Formulas follow the authors' public code (github.com/ZhouZhangll/GPP-DFD, commit 002be91).
+Zhang, Lu, Wang, Wei, Wei: Joint Dual Feature Distillation and Gradient Progressive Pruning for BERT compression. Neural
+Networks (2024), article 106533. Formulas follow the authors' public code (github.com/ZhouZhangll/GPP-DFD, commit
+002be91).
 
 With hidden states H_l [batch, tokens, hidden] of layers l = 1..L and Sum(X) the sum of all entries of X:
 
-    G_L = H^T_L,  G_l = a_l H^T_l + (1 - a_l) G_{l+1},  a_l = Sum(H^T_l) / (Sum(H^T_l) + Sum(G_{l+1}))     global teacher fusion
-    P_l = sum_j b_{l,j} H^S_{l+j},  j = 0..w-1,  b_{l,j} = Sum(H^S_{l+j}) / sum_j' Sum(H^S_{l+j'})          local student fusion
-    L_DFD = sum_l mean((G_l - P_l)^2)
+    global teacher fusion   G_L = H^T_L,  G_l = a_l H^T_l + (1 - a_l) G_{l+1},
+                            a_l = Sum(H^T_l) / (Sum(H^T_l) + Sum(G_{l+1}))
+    local student fusion    P_l = sum_j b_{l,j} H^S_{l+j},  j = 0..w-1,
+                            b_{l,j} = Sum(H^S_{l+j}) / sum_j' Sum(H^S_{l+j'})
+    loss                    L_DFD = sum_l mean((G_l - P_l)^2)
 
-The student's list is padded at its end with copies of the last layer. Weights b stay in the graph. Padding tokens leave sums and means
-(`mask_padding`; the released code keeps them in).
+The student's list is padded at its end with copies of the last layer. Weights b stay in the graph. Padding tokens leave
+sums and means (`mask_padding`; the released code keeps them in).
 """
 
 from collections.abc import Sequence
@@ -20,7 +23,7 @@ import torch
 from pydantic import Field
 from torch.nn.functional import cosine_similarity, kl_div, log_softmax, mse_loss
 
-from gppdfd.interface import Distiller, DistillerConfig, Setting, register_distiller
+from gppdfd.interface import Distiller, DistillerConfig, Losses, Setting, register_distiller
 from gppdfd.structure import Masks
 from gppdfd.tasks.base import Batch
 from gppdfd.views import View, matched_layers
@@ -85,7 +88,7 @@ def teacher_mixing(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Global fusion as a matrix: omega with G_l = sum_k omega_{l,k} H^T_k, and how often the guard fired.
 
-    Fusing is linear, so Sum(G_l) is mixed with the weights of G_l, and the recursion runs over numbers instead of tensors.
+    Fusing is linear, so Sum(G_l) is mixed with the weights of G_l: the recursion runs over numbers, not over tensors.
 
     Args:
         sums: [layers], from `layer_sums`.
@@ -124,7 +127,7 @@ def mix(mixing: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
 def feature_distance(
     targets: torch.Tensor, features: torch.Tensor, mask: torch.Tensor | None = None, distance: str = "mse"
 ) -> torch.Tensor:
-    """Sum over layers of the mean distance over valid tokens (and dims): two [layers, batch, tokens, hidden] -> scalar."""
+    """Sum over layers of the mean distance over valid tokens (and dims) of two [layers, batch, tokens, hidden]."""
     if distance == "cosine":
         per_token = 1 - cosine_similarity(targets, features, dim=-1)
     else:
@@ -191,7 +194,7 @@ class DFD(Distiller):
         super().begin(setting)
         self._fired = torch.zeros((), device=setting.device)
 
-    def losses(self, student: View, teacher: View | None, batch: Batch, masks: Masks | None) -> dict[str, torch.Tensor]:
+    def losses(self, student: View, teacher: View | None, batch: Batch, masks: Masks | None) -> Losses:
         assert teacher is not None  # guaranteed by `needs`
         mask = student.attention_mask if self.config.mask_padding else None
         features, fired = dfd_loss(student.hidden_states[1:], teacher.hidden_states[1:], mask, self.config)

@@ -1,9 +1,9 @@
 """From a keep to a physically smaller dense model, and that model on disk.
 
 Extraction slices the linear maps: rows of query, key, value and the columns of the attention output that belong to kept
-heads; rows of the FFN up projection and columns of the down projection of kept dims. A sublayer that lost everything keeps
-its output bias and LayerNorm, as the masked model does. The config of an extracted model says which heads and how many dims
-every layer has, so a folder made by `save` can be built again by `load`.
+heads; rows of the FFN up projection and columns of the down projection of kept dims. A sublayer that lost everything
+keeps its output bias and LayerNorm, as the masked model does. The config of an extracted model says which heads and how
+many dims every layer has, so a folder made by `save` can be built again by `load`.
 """
 
 import shutil
@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from gppdfd.errors import DataError
 from gppdfd.masks import masked
+from gppdfd.quiet import quiet
 from gppdfd.structure import Keep, Structure, adapter_for, structure_of
 from gppdfd.structure.base import unit_rows
 from gppdfd.tasks.base import Batch
@@ -60,9 +61,9 @@ def parameter_slices(model: nn.Module, keep: Keep) -> Slices:
 
 
 def disagreement(model: PreTrainedModel, small: PreTrainedModel, keep: Keep, batches: Sequence[Batch]) -> float:
-    """Largest difference of logits between `model` under `keep` and the extracted `small`, relative to the largest logit.
+    """max|a - b| / max(1, max|b|) over the logits a of the extracted `small` and b of `model` under `keep`.
 
-    Taken in evaluation mode outside autocast; |a - b| / max(1, max|b|).
+    Both run in evaluation mode, outside autocast.
     """
     masks = {kind: units.to(next(model.parameters()).dtype) for kind, units in keep.items()}
     with masked(model, masks):
@@ -76,7 +77,8 @@ def save(model: PreTrainedModel, folder: Path, tokenizer: Any = None) -> None:
     """Write `model` (safetensors, config with its structure) into `folder`, whole or not at all."""
     temporary = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.tmp")
     try:
-        model.save_pretrained(temporary)
+        with quiet():
+            model.save_pretrained(temporary)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
         shutil.rmtree(folder, ignore_errors=True)

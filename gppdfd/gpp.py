@@ -1,17 +1,18 @@
 """GPP: gradient progressive pruning of attention heads and FFN dims.
 
-Zhang, Lu, Wang, Wei, Wei: Joint Dual Feature Distillation and Gradient Progressive Pruning for BERT compression. Neural Networks (2024),
-article 106533. Formulas follow the authors' public code (github.com/ZhouZhangll/GPP-DFD, commit 002be91); the paper's text is not public.
+Zhang, Lu, Wang, Wei, Wei: Joint Dual Feature Distillation and Gradient Progressive Pruning for BERT compression. Neural
+Networks (2024), article 106533. Formulas follow the authors' public code (github.com/ZhouZhangll/GPP-DFD, commit
+002be91); the paper's text is not public.
 
 With T search steps and target sparsity s, before step t of the search (and once more at t = T):
 
-    s_t = s * ((1 - cos(pi t / T)) / 2)^2                                    schedule
-    k_t = floor(s_t * n)                                                     per kind: heads among heads, FFN dims among FFN dims
-    U_t = the k_t units of largest unimportance, over all layers together    ranking
-    z_j = 1 - s_t / s  for j in U_t,  1 otherwise                            smooth path from real values to binary ones
+    s_t = s * ((1 - cos(pi t / T)) / 2)^2           schedule
+    k_t = floor(s_t * n)                            units to lower, per kind: heads among heads, FFN dims among FFN dims
+    U_t = the k_t units of largest unimportance     ranking, over all layers together
+    z_j = 1 - s_t / s  for j in U_t,  1 otherwise   smooth path from real values to binary ones
 
-Unimportance is the mean of the signed gradient dL/dz_j over all search steps so far: a large positive gradient means that lowering
-z_j lowers the loss. Masks take gradients but are set, never learned.
+Unimportance is the mean of the signed gradient dL/dz_j over all search steps so far: a large positive gradient means
+that lowering z_j lowers the loss. Masks take gradients but are set, never learned.
 """
 
 import math
@@ -54,7 +55,7 @@ class GPPConfig(PathConfig):
 
 
 def scheduled_share(step: int, steps: int, schedule: Schedule = "cos2") -> float:
-    """s_t / s: share of the target sparsity that is due before search step `step` of `steps`; exactly 0 and 1 at the ends."""
+    """s_t / s: share of the target sparsity due before search step `step` of `steps`; exactly 0 and 1 at the ends."""
     if step >= steps:
         return 1.0
     time = step / steps
@@ -91,6 +92,12 @@ def indicators(
 def l1_term(masks: Masks, weight: float = 0.5) -> torch.Tensor:
     """L1 term of the released search loss: weight * (||z_head||_1 + ||z_ffn||_1); adds `weight` to each gradient."""
     return weight * torch.stack([values.abs().sum() for values in masks.values()]).sum()
+
+
+def uniform_draw(setting: Setting) -> Masks:
+    """One uniform number per unit, from the pruner's own random stream."""
+    shapes = {kind: setting.structure.shape(kind) for kind in KINDS}
+    return {kind: torch.rand(shape, generator=setting.generator).to(setting.device) for kind, shape in shapes.items()}
 
 
 def unit_norms(layers: list[Layer], head_size: int) -> Masks:
@@ -176,10 +183,7 @@ class GPP(PathPruner):
         super().begin(setting)
         self._steps = 0
         self._sums = {kind: torch.zeros_like(values) for kind, values in self._masks.items()}
-        self._draw = {
-            kind: torch.rand(setting.structure.shape(kind), generator=setting.generator).to(setting.device)
-            for kind in KINDS
-        }
+        self._draw = uniform_draw(setting)
 
     def loss(self, masks: Masks | None) -> torch.Tensor | None:
         if masks is None or self.config.importance != "abs_mean_with_l1":

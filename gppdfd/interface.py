@@ -1,8 +1,9 @@
 """The common interface: what a pruner, a distiller and a method are, and how they are found by name.
 
-A *pruner* sets a mask per unit step by step and decides in the end which units stay. A *distiller* turns two views, the student's and
-the teacher's, into loss parts. A *method* is a named pair of them. The training loop (`gppdfd.training`) asks neither which method it
-runs: any pruner goes with any distiller, and `gpp(mask=hard_once)+one-to-one` is a method that nobody had to write.
+A *pruner* sets a mask per unit step by step and decides in the end which units stay. A *distiller* turns two views, the
+student's and the teacher's, into loss parts. A *method* is a named pair of them. The training loop (`gppdfd.training`)
+never asks which method it runs: any pruner goes with any distiller, and `gpp(mask=hard_once)+one-to-one` is a method
+that nobody had to write.
 
 A method lives in one file, with its `Config` and its class, and registers with `@register_pruner("name")` or
 `@register_distiller("name")`. Its module is found through the entry-point group `gppdfd.methods`, in this package, in
@@ -32,6 +33,10 @@ LOSS_PARTS = ("task", "soft", "features", "pruner")
 """Names of the parts of the total loss: hard labels, soft labels, features, the pruner's own."""
 
 GROUP = "gppdfd.methods"
+
+
+Losses = dict[str, torch.Tensor]
+"""Scalars by part."""
 
 
 class Config(BaseModel):
@@ -76,18 +81,19 @@ class Setting:
 class Pruner(ABC):
     """Decides which units stay.
 
-    In step t of the search (0 <= t < search_steps) the loop asks for `masks(t)`, runs the student under them, adds `loss(masks)`
-    to the total loss as part `pruner`, and hands the mask gradients of the parts in `gradient_parts` to `observe`. After the
-    last step it asks for `keep()` once. With `searches = False` there is no search: `keep()` is asked before any training.
+    In step t of the search (0 <= t < search_steps) the loop asks for `masks(t)`, runs the student under them, adds
+    `loss(masks)` to the total loss as part `pruner`, and hands the mask gradients of the parts in `gradient_parts` to
+    `observe`. After the last step it asks for `keep()` once. With `searches = False` there is no search: `keep()` is
+    asked before any training.
     """
 
     revision: ClassVar[int] = 1
     reference: ClassVar[str] = ""
     searches: ClassVar[bool] = True
     at_extraction: ClassVar[Literal["restart", "continue"]] = "restart"
-    Config: ClassVar[type[Config]] = Config
+    Config: ClassVar[type["Config"]] = Config
 
-    def __init__(self, config: Config | None = None) -> None:
+    def __init__(self, config: BaseModel | None = None) -> None:
         self.config: Any = config or self.Config()
 
     @property
@@ -141,8 +147,8 @@ class Pruner(ABC):
 class Distiller(ABC):
     """Turns what student and teacher make of a batch into the loss parts `soft` and `features`.
 
-    `needs` names what the views must carry: `teacher` (its logits), `hidden_states` (of both), `padding` (values at padding
-    positions matter, so nothing may be cached without them).
+    `needs` names what the views must carry: `teacher` (its logits), `hidden_states` (of both), `padding` (values at
+    padding positions matter, so nothing may be cached without them).
     """
 
     revision: ClassVar[int] = 1
@@ -161,7 +167,7 @@ class Distiller(ABC):
         self.setting = setting
 
     @abstractmethod
-    def losses(self, student: View, teacher: View | None, batch: Batch, masks: Masks | None) -> dict[str, torch.Tensor]:
+    def losses(self, student: View, teacher: View | None, batch: Batch, masks: Masks | None) -> Losses:
         """Unweighted loss parts; scalars."""
 
     def weight(self, part: str) -> float:
@@ -273,6 +279,7 @@ def distiller_name(cls: type[Distiller]) -> str:
     return next(name for name, registered in distillers().items() if registered is cls)
 
 
+@cache
 def parse_method(text: str) -> Method:
     """Method from its name or from `pruner(option=value, ...)+distiller(option=value, ...)`.
 

@@ -2,8 +2,8 @@
 
 A head's mask multiplies its context before the attention output projection; an FFN unit's mask multiplies its
 activation before the down projection. Both are inputs of a linear map, so two forward-pre-hooks per layer are all it
-takes, whatever attention implementation runs. A sublayer whose masks are all 0 is emptied, not removed: its output bias and
-LayerNorm stay.
+takes, whatever attention implementation runs. A sublayer whose masks are all 0 is emptied, not removed: its output bias
+and LayerNorm stay.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ class MaskedEncoder:
     def __init__(self, model: nn.Module) -> None:
         adapter = adapter_for(model)
         self.masks: Masks | None = None
-        self._head_size = adapter.structure(model.config).head_size  # type: ignore[arg-type]
+        self._head_size = adapter.structure(model.config).head_size
         self._handles = []
         for index, layer in enumerate(adapter.layers(model)):
             for module, mask in ((layer.attention_output, self._context_mask), (layer.ffn_down, self._ffn_mask)):

@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from gppdfd.errors import DataError, UsageError
 from gppdfd.files import hash_files
+from gppdfd.quiet import quiet
 from gppdfd.seeds import derive_seed
 from gppdfd.structure import adapter_for
 from gppdfd.tasks.base import TaskSpec
@@ -86,7 +87,8 @@ def _problem_type(spec: TaskSpec) -> str:
 def _guarded(name: str, load: Any, **settings: Any) -> Any:
     path = model_path(name)
     try:
-        return load(path, **settings)
+        with quiet():
+            return load(path, **settings)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(

@@ -24,7 +24,7 @@ _caches: WeakKeyDictionary[nn.Module, dict[_Key, "TeacherCache"]] = WeakKeyDicti
 
 
 class TeacherCache:
-    """Views by example: logits [examples, classes] and, per layer, hidden states of all real tokens [tokens, hidden]."""
+    """Logits by example [examples, classes] and, per layer, hidden states of all real tokens [tokens, hidden]."""
 
     def __init__(self, live: Viewer, train: Encoded, device: torch.device) -> None:
         order = ordered_batches(train, BATCH_SIZE)

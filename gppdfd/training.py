@@ -2,11 +2,11 @@
 
 A run has up to three phases, counted in optimiser steps: `before` (no masks), `search` (the pruner's masks are in the
 forward pass) and `recovery` (the extracted, smaller model trains on). Extraction comes as soon as the keep is final. A
-pruner that does not search is asked for its keep first, and all steps are recovery: that is how a dense model, a teacher, or a
-student of fixed depth is trained.
+pruner that does not search is asked for its keep first, and all steps are recovery: that is how a dense model, a
+teacher, or a student of fixed depth is trained.
 
-Order inside a search step, after GPP's specification: (1) the pruner sets its masks, (2) student and teacher run, (3) losses and
-backward, (4) the pruner sees the mask gradients of the loss parts it asked for, (5) clip, optimiser, schedule.
+Order inside a search step, after GPP's specification: (1) the pruner sets its masks, (2) student and teacher run, (3)
+losses and backward, (4) the pruner sees the mask gradients of the loss parts it asked for, (5) clip, optimiser, schedule.
 """
 
 import math
@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from gppdfd.budget import Target
 from gppdfd.errors import DataError, UsageError
 from gppdfd.extraction import disagreement, extract, parameter_slices
-from gppdfd.interface import Distiller, Pruner, Setting
+from gppdfd.interface import Distiller, Losses, Pruner, Setting
 from gppdfd.masks import MaskedEncoder
 from gppdfd.seeds import derive_seed, generator
 from gppdfd.structure import Keep, Masks, structure_of
@@ -35,7 +35,6 @@ from gppdfd.trace import IndicatorTrace
 from gppdfd.views import Observed, View, Viewer
 
 Precision = Literal["fp32", "bf16"]
-Losses = dict[str, torch.Tensor]
 
 TOLERANCE = 1e-5
 """Largest allowed relative difference of logits between the masked and the extracted model, in float32."""
@@ -47,8 +46,8 @@ class TrainingConfig(BaseModel):
     """Settings of one training run; the defaults are those of GPP+DFD's released script.
 
     Epochs may be fractions. `warmup` is the share of a schedule's steps. `at_extraction=None` leaves it to the pruner.
-    `carry_weight_grads` and `task_forward=separate` are what the released code does. `cache_teacher` computes the teacher's
-    outputs once per training set instead of once per step, for memory.
+    `carry_weight_grads` and `task_forward=separate` are what the released code does. `cache_teacher` computes the
+    teacher's outputs once per training set instead of once per step, in exchange for memory.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -218,7 +217,7 @@ class Trainer:
         return keep, trace
 
     def _mask_leaves(self, masks: Masks | None) -> Masks | None:
-        """Masks that collect a gradient, for a pruner that wants to observe one; others stay as the pruner made them."""
+        """Masks that collect a gradient, for a pruner that observes one; others stay as the pruner made them."""
         if masks is None or not self.pruner.gradient_parts:
             return masks
         return {kind: values.detach().requires_grad_() for kind, values in masks.items()}
@@ -262,7 +261,7 @@ class Trainer:
                 best.offer(self.step, self.model, self._evaluate())
                 self.model.train()
         view.remove()
-        self._log.flush("recovery", self.step, self.scheduler.get_last_lr()[0])
+        self._log.flush("recovery", self.step, self._rate)
         return best.restore(self.model) or self.step
 
     def _evaluate(self) -> Any:
@@ -283,7 +282,7 @@ class Trainer:
         self._log.add(parts, sum(weighted.values(), torch.zeros(())).detach())
         if self.step % LOG_EVERY == 0:
             scheduled = self.pruner.sparsity(search_step) if search_step is not None else None
-            self._log.flush(phase, self.step, self.scheduler.get_last_lr()[0], scheduled)
+            self._log.flush(phase, self.step, self._rate, scheduled)
         self.hooks.progress(phase, self.step, self.phases.total)
 
     def _loss_parts(self, student: Viewer, batch: Batch, masks: Masks | None) -> Losses:
@@ -351,6 +350,10 @@ class Trainer:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    @property
+    def _rate(self) -> float:
+        return float(self.scheduler.get_last_lr()[0])
 
     def _timed(self, phase: str) -> "Stopwatch":
         return Stopwatch(self.seconds, phase)

@@ -1,7 +1,6 @@
 """One run: its frozen, validated settings, and the id that follows from all that decides its result."""
 
 import re
-from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -34,7 +33,7 @@ class RunConfig(BaseModel):
     `model_content` and `data_content` are hashes of local files; paths, devices and workers are no part of a run.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: str
     method: str
@@ -61,7 +60,7 @@ class RunConfig(BaseModel):
     def _known_method(cls, name: str) -> str:
         return parse_method(name).spec
 
-    @cached_property
+    @property
     def parsed(self) -> Method:
         """The method itself."""
         return parse_method(self.method)

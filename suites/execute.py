@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 import transformers
-from gppdfd.tasks.metrics import majority
 from transformers import PreTrainedModel
 
 import baselines
@@ -33,6 +32,7 @@ from gppdfd.models import load_encoder, load_tokenizer
 from gppdfd.structure import Keep, Structure
 from gppdfd.tasks import TaskData, load_task
 from gppdfd.tasks.encoding import EncodedTask, encode
+from gppdfd.tasks.metrics import majority
 from gppdfd.training import Hooks, Trained, Trainer
 from suites.config import SCHEMA, RunConfig
 

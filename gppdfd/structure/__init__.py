@@ -38,4 +38,4 @@ def adapter_for(model: nn.Module | PretrainedConfig) -> Adapter:
 
 def structure_of(model: nn.Module) -> Structure:
     """Units of a dense model."""
-    return adapter_for(model).structure(model.config)  # type: ignore[arg-type]
+    return adapter_for(model).structure(model.config)

@@ -65,8 +65,8 @@ class Structure:
 class Layer:
     """The modules of one transformer layer that units live in.
 
-    `block` returns the hidden states of the layer. Heads own `head_size` consecutive rows of `query`, `key`, `value` and
-    the same columns of `attention_output`; FFN units own rows of `ffn_up` and columns of `ffn_down`.
+    `block` returns the hidden states of the layer. Heads own `head_size` consecutive rows of `query`, `key`, `value`
+    and the same columns of `attention_output`; FFN units own rows of `ffn_up` and columns of `ffn_down`.
     """
 
     block: nn.Module

@@ -18,9 +18,7 @@ def task_spec(name: str) -> TaskSpec:
     return glue.task_spec(name)
 
 
-def load_task(
-    name: str, source: str, data_dir: Path | None = None, max_train_rows: int | None = None
-) -> TaskData:
+def load_task(name: str, source: str, data_dir: Path | None = None, max_train_rows: int | None = None) -> TaskData:
     """Rows of a task.
 
     Args:

@@ -108,9 +108,7 @@ def encode(
         if file:
             _write_cache(file, arrays)
     encoded = {name: _encoded(arrays, name, split, _padding(tokenizer)) for name, split in splits.items()}
-    return EncodedTask(
-        encoded["train"], {name: encoded[_EVALUATION + name] for name in data.evaluations}, key
-    )
+    return EncodedTask(encoded["train"], {name: encoded[_EVALUATION + name] for name in data.evaluations}, key)
 
 
 def epoch_batches(encoded: Encoded, batch_size: int, generator: torch.Generator) -> list[Tensor]:

@@ -20,9 +20,7 @@ _SPECS = (
     TaskSpec("cola", _SENTENCE, ("unacceptable", "acceptable"), ("matthews",), "matthews", 0.1),
     TaskSpec("sst2", _SENTENCE, ("negative", "positive"), ("accuracy",), "accuracy", 0.6),
     TaskSpec("mrpc", _PAIR, ("not_equivalent", "equivalent"), ("accuracy", "f1"), "f1", 0.7),
-    TaskSpec(
-        "qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1"), "f1", 0.5
-    ),
+    TaskSpec("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1"), "f1", 0.5),
     TaskSpec("stsb", _PAIR, (), ("pearson", "spearman"), "spearman", 0.5),
     TaskSpec("mnli", ("premise", "hypothesis"), _NLI, ("accuracy",), "accuracy", 0.4),
     TaskSpec("qnli", ("question", "sentence"), _ENTAILMENT, ("accuracy",), "accuracy", 0.55),
@@ -42,9 +40,7 @@ def task_spec(name: str) -> TaskSpec:
     return GLUE[name]
 
 
-def load(
-    name: str, data_dir: Path | None = None, max_train_rows: int | None = None, seed: int = 0
-) -> TaskData:
+def load(name: str, data_dir: Path | None = None, max_train_rows: int | None = None, seed: int = 0) -> TaskData:
     """Rows of a GLUE task from a folder, else from the hub data set `nyu-mll/glue`.
 
     The folder holds `glue/<task>/*.parquet` or the original TSV files; a file name with `subset` stands for
