@@ -33,9 +33,9 @@ log = logging.getLogger(__name__)
 class Settings:
     """Everything that the weights depend on."""
 
-    steps: int = 9000
-    batch_size: int = 96
-    learning_rate: float = 1.5e-3
+    steps: int = 10000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
     warmup: int = 300
     weight_decay: float = 0.01
     masked: float = 0.2
@@ -149,7 +149,7 @@ def pretrain(settings: Settings) -> tuple[MaskedLanguageModel, dict[str, float]]
     torch.set_num_threads(settings.threads)
     torch.manual_seed(derive_seed(settings.seed, "micro", "start"))
     model = MaskedLanguageModel(encoder_config(len(vocabulary()))).train()
-    optimiser = torch.optim.AdamW(model.parameters(), settings.learning_rate, (0.9, 0.98), weight_decay=settings.weight_decay)
+    optimiser = torch.optim.AdamW(model.parameters(), settings.learning_rate, (0.9, 0.98), weight_decay=settings.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_at(step, settings))
     losses = {"words": math.log(len(vocabulary())), "openings": math.log(10)}
     started = time.monotonic()
@@ -157,6 +157,7 @@ def pretrain(settings: Settings) -> tuple[MaskedLanguageModel, dict[str, float]]
         _step(model, sample, optimiser, settings, losses)
         schedule.step()
         if (step + 1) % 250 == 0:
+            if (step+1)%1000==0: torch.save(model.state_dict(), "/tmp/ck.pt")
             log.info("step %d of %d, %.0f s, %s", step + 1, settings.steps, time.monotonic() - started, losses)
     return model, losses
 

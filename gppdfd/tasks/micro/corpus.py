@@ -19,7 +19,7 @@ FUNCTION_WORDS = (
     "beside but although"
 )
 # A connective that does not fit: texts are not reliable, and neither is their guidance.
-MISFIT = 0.1
+MISFIT = 0.05
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Line:
 def line(choose: Chooser) -> Line:
     """A random line of the corpus."""
     genre = choose.pick(lexicon.GENRES)
-    drawn = choose.pick((_learner, _learner, _review, _statements, _questions, _answer, _inference, _inference, _story, _story, _graded))(choose, genre)
+    drawn = choose.pick(_WRITERS)(choose, genre)
     return Line(choose.pick(OPENINGS), drawn.texts) if choose.chance(MISFIT) else drawn
 
 
@@ -76,6 +76,13 @@ def _graded(choose: Chooser, genre: str) -> Line:
     first, second, similarity = pairs.stsb(choose, genre)
     scale = ("besides", "barely", "partly", "almost", "indeed")
     return Line(scale[min(4, int(similarity))], (first, second))
+
+
+# How often each kind of line is written.
+_WRITERS = (
+    *(_learner, _learner, _review, _statements, _statements, _questions, _answer, _answer),
+    *(_inference, _story, _story, _graded),
+)
 
 
 def vocabulary() -> list[str]:

@@ -14,6 +14,7 @@ from gppdfd.tasks.micro import lexicon
 from gppdfd.tasks.micro.lexicon import Word, add_ed, add_s
 
 T = TypeVar("T")
+COMMON = 0.5
 
 
 class Chooser:
@@ -41,7 +42,8 @@ class Chooser:
         return [items[place] for _, place in sorted((self._random(), place) for place in range(len(items)))]
 
     def lemma(self, word: Word) -> str:
-        return self.pick(word.lemmas)
+        """One of the synonyms; the first one is the common word, the others are rarer."""
+        return word.lemmas[0] if self.chance(COMMON) else self.pick(word.lemmas)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def say_passive(clause: Clause, choose: Chooser) -> list[str]:
     return [*say_phrase(clause.object, choose), *predicate, *say_phrase(clause.subject, choose), *say_adjuncts(clause, choose)]
 
 
-def say(clause: Clause, choose: Chooser, passive: float = 0.4) -> list[str]:
+def say(clause: Clause, choose: Chooser, passive: float = 0.3) -> list[str]:
     """The clause in words, passive with the given probability."""
     return say_passive(clause, choose) if choose.chance(passive) else say_active(clause, choose)
 

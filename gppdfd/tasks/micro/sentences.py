@@ -88,8 +88,8 @@ def cola(choose: Chooser, genre: str = "home") -> tuple[list[str], int]:
 
 
 def opinion(choose: Chooser, positive: bool) -> list[str]:
-    """One clause that says something good or bad, half of the time by negating the opposite."""
-    negated = choose.chance(0.5)
+    """One clause that says something good or bad, sometimes by negating the opposite."""
+    negated = choose.chance(0.35)
     words = (lexicon.PRAISE if positive != negated else lexicon.SCORN).split()
     negator = choose.pick(lexicon.NEGATORS).split() if negated else []
     intensifier = [choose.pick(lexicon.INTENSIFIERS.split())] if choose.chance(0.4) else []
@@ -98,14 +98,14 @@ def opinion(choose: Chooser, positive: bool) -> list[str]:
 
 def review(choose: Chooser, positive: bool) -> list[str]:
     """One opinion, or two opposed ones of which `but` and `although` say which one counts."""
-    kind = choose.below(5)
+    kind = choose.below(6)
     verdict = opinion(choose, positive)
-    if kind < 2:
+    if kind < 3:
         return verdict
     aside = opinion(choose, not positive)
-    if kind == 2:
+    if kind == 3:
         return [*aside, "but", *verdict]
-    return ["although", *aside, *verdict] if kind == 3 else [*verdict, "although", *aside]
+    return ["although", *aside, *verdict] if kind == 4 else [*verdict, "although", *aside]
 
 
 def sst2(choose: Chooser) -> tuple[list[str], int]:
