@@ -61,7 +61,9 @@ def majority(data: TaskData) -> float:
 def bag_of_words(data: TaskData) -> float:
     """Linear model on the counts of words, with separate features per text column."""
     dev = first_evaluation(data)
-    columns = [(CountVectorizer(token_pattern=r"\S+"), *texts) for texts in zip(data.train.texts, dev.texts, strict=True)]
+    columns = [
+        (CountVectorizer(token_pattern=r"\S+"), *texts) for texts in zip(data.train.texts, dev.texts, strict=True)
+    ]
     train_counts = csr_matrix(hstack([words.fit_transform(train) for words, train, _ in columns]))
     dev_counts = csr_matrix(hstack([words.transform(texts) for words, _, texts in columns]))
     model = Ridge(alpha=10.0) if data.spec.regression else LogisticRegression(C=0.3, max_iter=1000)
@@ -91,7 +93,10 @@ def batches(tokens: Tokens, size: int, random: torch.Generator) -> Iterator[list
     """Endless shuffled batches; four batches at a time are sorted by length to save padding."""
     while True:
         order = torch.randperm(len(tokens.ids), generator=random).tolist()
-        pools = [sorted(order[at : at + 4 * size], key=lambda row: len(tokens.ids[row])) for at in range(0, len(order), 4 * size)]
+        pools = [
+            sorted(order[at : at + 4 * size], key=lambda row: len(tokens.ids[row]))
+            for at in range(0, len(order), 4 * size)
+        ]
         cut = [pool[at : at + size] for pool in pools for at in range(0, len(pool), size)]
         yield from (cut[place] for place in torch.randperm(len(cut), generator=random).tolist())
 
@@ -112,10 +117,16 @@ def fine_tune(model: PreTrainedModel, spec: TaskSpec, train: Tokens, settings: S
         optimiser, lambda step: min((step + 1) / warmup, (settings.steps - step) / (settings.steps - warmup))
     )
     model.train()
-    for _, rows in zip(range(settings.steps), batches(train, settings.batch_size, generator(seed, spec.name)), strict=False):
+    for _, rows in zip(
+        range(settings.steps), batches(train, settings.batch_size, generator(seed, spec.name)), strict=False
+    ):
         logits = model(**train.batch(rows)).logits
         labels = train.labels[rows]
-        loss = nn.functional.mse_loss(logits[:, 0], labels) if spec.regression else nn.functional.cross_entropy(logits, labels)
+        loss = (
+            nn.functional.mse_loss(logits[:, 0], labels)
+            if spec.regression
+            else nn.functional.cross_entropy(logits, labels)
+        )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -1,7 +1,7 @@
 """One run from its config to its record: data, teacher, search, extraction, recovery, evaluation, files.
 
-Everything that the next run of the same process can use again (tokenised data, the last teacher with its cached outputs)
-stays warm.
+Everything that the next run of the same process can use again (tokenised data, the last teacher with its cached
+outputs) stays warm.
 """
 
 import logging
@@ -30,7 +30,7 @@ from gppdfd.extraction import load, save
 from gppdfd.files import hash_text, write_atomically, write_json, write_text
 from gppdfd.models import load_encoder, load_tokenizer
 from gppdfd.structure import Keep, Structure
-from gppdfd.tasks import TaskData, load_task
+from gppdfd.tasks import TaskData, TaskSpec, load_task
 from gppdfd.tasks.encoding import EncodedTask, encode
 from gppdfd.tasks.metrics import majority
 from gppdfd.training import Hooks, Trained, Trainer
@@ -139,11 +139,11 @@ class Run:
         if self.teacher_config is None:
             return None
         teacher, scores = load_teacher(self.store / self.teacher_config.run_id)
-        value, floor = scores[self.selection_split][self.data.spec.primary], self.data.spec.floor
-        if value < floor:
+        value, spec = scores[self.selection_split][self.data.spec.primary], self.data.spec
+        if below_floor(value, spec):
             raise DataError(
-                f"teacher {self.teacher_config.run_id} scores {value:.3f} {self.data.spec.primary} on "
-                f"{self.config.task}, below the floor of {floor}: labels in another order, or not trained?"
+                f"teacher {self.teacher_config.run_id} scores {value:.3f} {spec.primary} on {self.config.task}, "
+                f"below the floor of {spec.floor}: labels in another order, or not trained?"
             )
         return teacher
 
@@ -238,6 +238,11 @@ class Run:
             "max_train_rows": self.config.data.max_train_rows,
             "mean_tokens": self.mean_tokens,
         }
+
+
+def below_floor(value: float, spec: TaskSpec) -> bool:
+    """Whether a teacher's score says that its labels are in another order or that it learnt nothing."""
+    return value < spec.floor
 
 
 @lru_cache(maxsize=16)

@@ -29,7 +29,14 @@ SPECS = {
         TaskSpec("mrpc", _PAIR, ("not_equivalent", "equivalent"), ("accuracy", "f1"), "f1", 0.6),
         TaskSpec("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1"), "f1", 0.6),
         TaskSpec("stsb", _PAIR, (), ("pearson", "spearman"), "spearman", 0.15),
-        TaskSpec("mnli", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction"), ("accuracy",), "accuracy", 0.45),
+        TaskSpec(
+            "mnli",
+            ("premise", "hypothesis"),
+            ("entailment", "neutral", "contradiction"),
+            ("accuracy",),
+            "accuracy",
+            0.45,
+        ),
         TaskSpec("qnli", ("question", "sentence"), _ENTAILMENT, ("accuracy",), "accuracy", 0.6),
         TaskSpec("rte", _PAIR, _ENTAILMENT, ("accuracy",), "accuracy", 0.6),
     )

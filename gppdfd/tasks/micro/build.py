@@ -149,7 +149,9 @@ def pretrain(settings: Settings) -> tuple[MaskedLanguageModel, dict[str, float]]
     torch.set_num_threads(settings.threads)
     torch.manual_seed(derive_seed(settings.seed, "micro", "start"))
     model = MaskedLanguageModel(encoder_config(len(vocabulary()))).train()
-    optimiser = torch.optim.AdamW(model.parameters(), settings.learning_rate, (0.9, 0.98), weight_decay=settings.weight_decay, fused=True)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), settings.learning_rate, (0.9, 0.98), weight_decay=settings.weight_decay, fused=True
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_at(step, settings))
     losses = {"words": math.log(len(vocabulary())), "openings": math.log(10)}
     started = time.monotonic()
@@ -157,13 +159,18 @@ def pretrain(settings: Settings) -> tuple[MaskedLanguageModel, dict[str, float]]
         _step(model, sample, optimiser, settings, losses)
         schedule.step()
         if (step + 1) % 250 == 0:
-            if (step+1)%1000==0: torch.save(model.state_dict(), "/tmp/ck.pt")
+            if (step + 1) % 1000 == 0:
+                torch.save(model.state_dict(), "/tmp/ck.pt")
             log.info("step %d of %d, %.0f s, %s", step + 1, settings.steps, time.monotonic() - started, losses)
     return model, losses
 
 
 def _step(
-    model: MaskedLanguageModel, sample: Sample, optimiser: torch.optim.Optimizer, settings: Settings, losses: dict[str, float]
+    model: MaskedLanguageModel,
+    sample: Sample,
+    optimiser: torch.optim.Optimizer,
+    settings: Settings,
+    losses: dict[str, float],
 ) -> None:
     with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
         each = model(sample.ids, sample.types, sample.targets)

@@ -91,7 +91,12 @@ def vocabulary() -> list[str]:
 
 
 def _words() -> "chain[str]":
-    nouns = [lemma for genre in lexicon.GENRES for word in (*lexicon.nouns(genre), *lexicon.categories(genre)) for lemma in word.lemmas]
+    nouns = [
+        lemma
+        for genre in lexicon.GENRES
+        for word in (*lexicon.nouns(genre), *lexicon.categories(genre))
+        for lemma in word.lemmas
+    ]
     verbs = [lemma for genre in lexicon.GENRES for word in lexicon.verbs(genre) for lemma in word.lemmas]
     idle = [lemma for word in lexicon.intransitives() for lemma in word.lemmas]
     adjectives = [lemma for word in lexicon.adjectives() for lemma in word.lemmas]

@@ -83,13 +83,23 @@ def say_adjuncts(clause: Clause, choose: Chooser) -> list[str]:
 def say_active(clause: Clause, choose: Chooser) -> list[str]:
     verb = choose.lemma(clause.verb)
     predicate = ["did", "not", verb] if clause.negated else [add_ed(verb)]
-    return [*say_phrase(clause.subject, choose), *predicate, *say_phrase(clause.object, choose), *say_adjuncts(clause, choose)]
+    return [
+        *say_phrase(clause.subject, choose),
+        *predicate,
+        *say_phrase(clause.object, choose),
+        *say_adjuncts(clause, choose),
+    ]
 
 
 def say_passive(clause: Clause, choose: Chooser) -> list[str]:
     auxiliary = ["was", "not"] if clause.negated else ["was"]
     predicate = [*auxiliary, add_ed(choose.lemma(clause.verb)), "by"]
-    return [*say_phrase(clause.object, choose), *predicate, *say_phrase(clause.subject, choose), *say_adjuncts(clause, choose)]
+    return [
+        *say_phrase(clause.object, choose),
+        *predicate,
+        *say_phrase(clause.subject, choose),
+        *say_adjuncts(clause, choose),
+    ]
 
 
 def say(clause: Clause, choose: Chooser, passive: float = 0.3) -> list[str]:
@@ -122,7 +132,10 @@ def ask(clause: Clause, question: str, choose: Chooser) -> list[str]:
 def text(words: Sequence[str]) -> str:
     """Words joined by blanks, with `an` for `a` where the next word asks for it."""
     following = [*words[1:], ""]
-    return " ".join("an" if word == "a" and after[:1] in "aeiou" and after else word for word, after in zip(words, following, strict=True))
+    return " ".join(
+        "an" if word == "a" and after[:1] in "aeiou" and after else word
+        for word, after in zip(words, following, strict=True)
+    )
 
 
 def random_phrase(choose: Chooser, genre: str = "home", adjective: float = 0.5, unlike: Phrase | None = None) -> Phrase:

@@ -54,10 +54,7 @@ PRAISE = (
     "good great superb charming funny fresh moving witty brilliant lovely gripping delightful touching elegant "
     "engaging tender"
 )
-SCORN = (
-    "bad awful dull boring terrible bland stale clumsy tedious lame messy shallow annoying dreadful hollow "
-    "tiresome"
-)
+SCORN = "bad awful dull boring terrible bland stale clumsy tedious lame messy shallow annoying dreadful hollow tiresome"
 INTENSIFIERS = "very really truly quite rather so"
 # Words that turn the sentiment of what follows, one phrase per item.
 NEGATORS = ("not", "never", "hardly", "far from", "anything but", "no longer")

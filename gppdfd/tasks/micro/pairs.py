@@ -162,7 +162,11 @@ def stsb(choose: Chooser, genre: str = "home") -> tuple[list[str], list[str], fl
 def _drawn_changes(choose: Chooser) -> list[str]:
     count = choose.below(5)
     slots = choose.shuffled(("subject", "object", "verb", "adjective", "swap"))[:count]
-    prefixes = {"subject": ("relative_", "stranger_"), "object": ("relative_", "stranger_"), "verb": ("opposite_", "other_")}
+    prefixes = {
+        "subject": ("relative_", "stranger_"),
+        "object": ("relative_", "stranger_"),
+        "verb": ("opposite_", "other_"),
+    }
     named = [choose.pick(prefixes.get(slot, ("",))) + slot for slot in slots]
     return sorted(named, key=lambda name: name == "swap")
 
