@@ -149,7 +149,7 @@ def test_content_is_that_of_the_rows_not_of_the_files(tmp_path: Path) -> None:
     for split in ("train", "validation"):
         write_parquet(tmp_path / "b" / "glue" / "rte" / f"{split}.parquet", "rte", rows)
     assert load("rte", tmp_path / "a").content == load("rte", tmp_path / "b").content
-    rows["sentence1"][0], rows["sentence2"][0] = "First 0S", "econd 0"
+    rows["sentence1"][:2] = ["First 0F", "irst 1"]
     write_parquet(tmp_path / "b" / "glue" / "rte" / "train.parquet", "rte", rows)
     assert load("rte", tmp_path / "a").content != load("rte", tmp_path / "b").content
 
@@ -332,6 +332,15 @@ def test_unknown_task_source_and_row_number(tmp_path: Path) -> None:
     write_parquet_task(tmp_path, "mrpc")
     with pytest.raises(UsageError, match="max_train_rows must be at least 1, got 0"):
         load_task("mrpc", "glue", tmp_path, max_train_rows=0)
+
+
+def test_micro_is_generated_and_sampled_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_parquet_task(tmp_path, "mrpc")
+    generated = load("mrpc", tmp_path)
+    monkeypatch.setattr("gppdfd.tasks.micro.load", lambda name: generated, raising=False)
+    assert load_task("mrpc", "micro", tmp_path / "ignored") is generated
+    part = load_task("mrpc", "micro", max_train_rows=5)
+    assert part.content == load("mrpc", tmp_path, max_train_rows=5).content
 
 
 def test_sample_of_training_rows(tmp_path: Path) -> None:
