@@ -98,15 +98,10 @@ def encode(
     key = _key(data, tokenizer, max_length)
     splits = {"train": data.train, **{_EVALUATION + name: split for name, split in data.evaluations.items()}}
     file = cache / f"{data.spec.name}-{key[:16]}.safetensors" if cache else None
-    arrays = _read_cache(file) if file else None
+    arrays = _read_cache(file)
     if arrays is None:
-        arrays = {
-            f"{name}/{part}": array
-            for name, split in splits.items()
-            for part, array in _tokenise(split, tokenizer, max_length).items()
-        }
-        if file:
-            _write_cache(file, arrays)
+        arrays = _tokenise_all(splits, tokenizer, max_length)
+        _write_cache(file, arrays)
     encoded = {name: _encoded(arrays, name, split, _padding(tokenizer)) for name, split in splits.items()}
     return EncodedTask(encoded["train"], {name: encoded[_EVALUATION + name] for name in data.evaluations}, key)
 
@@ -164,6 +159,17 @@ def _key(data: TaskData, tokenizer: "PreTrainedTokenizerBase", max_length: int) 
     return hash_text(canonical_json([FORMAT, data.content, max_length, names, side, state]))
 
 
+def _tokenise_all(
+    splits: Mapping[str, Split], tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> dict[str, np.ndarray]:
+    """Arrays of all splits under `<split>/<part>`, as they lie in the cache."""
+    return {
+        f"{name}/{part}": array
+        for name, split in splits.items()
+        for part, array in _tokenise(split, tokenizer, max_length).items()
+    }
+
+
 def _tokenise(split: Split, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> dict[str, np.ndarray]:
     """`tokens`, `types` and `offsets` of one split, as in `Encoded`."""
     tokens, types, lengths = [], [], [np.zeros(1, np.int64)]
@@ -194,20 +200,22 @@ def _encoded(arrays: Mapping[str, np.ndarray], name: str, split: Split, pad: int
     return Encoded(tokens, types, offsets, torch.from_numpy(split.labels), pad)
 
 
-def _write_cache(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def _write_cache(file: Path | None, arrays: Mapping[str, np.ndarray]) -> None:
     from safetensors.numpy import save_file
 
+    if file is None:
+        return
     try:
         write_atomically(file, lambda path: save_file(dict(arrays), path, {"sha256": _checksum(arrays)}))
     except OSError as error:  # a full or read-only disk costs time, not the run
         logger.warning("tokenised data cannot be kept in %s: %s", file, error)
 
 
-def _read_cache(file: Path) -> dict[str, np.ndarray] | None:
+def _read_cache(file: Path | None) -> dict[str, np.ndarray] | None:
     """The arrays in `file`, or `None` when it is absent or damaged."""
     from safetensors import SafetensorError, safe_open
 
-    if not file.exists():
+    if file is None or not file.exists():
         return None
     try:
         with safe_open(file, framework="numpy") as stored:

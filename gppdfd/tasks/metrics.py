@@ -58,7 +58,7 @@ def _f1(predictions: np.ndarray, labels: np.ndarray) -> float:
 def _matthews(predictions: np.ndarray, labels: np.ndarray) -> float:
     from sklearn.metrics import matthews_corrcoef
 
-    return float(matthews_corrcoef(labels, predictions))
+    return 0.0 if _constant(predictions, labels) else float(matthews_corrcoef(labels, predictions))
 
 
 def _pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -78,10 +78,15 @@ def _correlation(
     predictions: np.ndarray,
     labels: np.ndarray,
 ) -> float:
-    if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
+    if _constant(predictions, labels):
         return 0.0
     coefficient, _ = correlate(predictions.astype(np.float64), labels.astype(np.float64))
     return float(coefficient)
+
+
+def _constant(predictions: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether one side never changes: no correlation is defined, and the libraries warn or give NaN."""
+    return bool(np.ptp(predictions) == 0 or np.ptp(labels) == 0)
 
 
 _METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Official QQP has two empty questions and some twenty torn lines in 363,870. A file with a larger share of faulty
-# rows is taken for damaged.
+# Official QQP has two empty questions and some twenty torn lines in 363,870. A file with a larger share of
+# faulty rows is taken for damaged.
 FAULTY_SHARE = 1e-3
 
 
