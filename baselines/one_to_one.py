@@ -1,9 +1,9 @@
 """One-to-one distillation: student layer l learns from teacher layer l.
 
 `one-to-one` is the control that isolates DFD's gain: the same loss without either fusion, the sum over layers of the
-mean squared error of hidden states over valid tokens. Its option `distance=hcl` is the hierarchical context loss of ReviewKD
-(Chen, Liu, Zhao, Jia 2021, arXiv 2104.09044), the ancestor of DFD, over the token axis. `logits` is plain knowledge
-distillation (Hinton, Vinyals, Dean 2015, arXiv 1503.02531): T^2 KL(teacher || student).
+mean squared error of hidden states over valid tokens. Its option `distance=hcl` is the hierarchical context loss of
+ReviewKD (Chen, Liu, Zhao, Jia 2021, arXiv 2104.09044), the ancestor of DFD, over the token axis. `logits` is plain
+knowledge distillation (Hinton, Vinyals, Dean 2015, arXiv 1503.02531): T^2 KL(teacher || student).
 """
 
 from typing import ClassVar, Literal

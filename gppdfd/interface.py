@@ -113,10 +113,6 @@ class Pruner(ABC):
     def masks(self, step: int) -> Masks | None:
         """Masks of search step `step`, on the student's device; None leaves the student dense."""
 
-    def evaluation_masks(self, step: int) -> Masks | None:
-        """Masks to evaluate with before step `step`; those of training unless a method samples."""
-        return self.masks(step)
-
     def loss(self, masks: Masks | None) -> torch.Tensor | None:
         """Loss part `pruner` under the masks of this step, or None."""
         return None

@@ -5,15 +5,16 @@ forward pass) and `recovery` (the extracted, smaller model trains on). Extractio
 pruner that does not search is asked for its keep first, and all steps are recovery: that is how a dense model, a
 teacher, or a student of fixed depth is trained.
 
-Order inside a search step, after GPP's specification: (1) the pruner sets its masks, (2) student and teacher run, (3)
-losses and backward, (4) the pruner sees the mask gradients of the loss parts it asked for, (5) clip, optimiser, schedule.
+Order inside a search step, after GPP's specification: (1) the pruner sets its masks, (2) student and teacher run,
+(3) losses and backward, (4) the pruner sees the mask gradients of the loss parts it asked for, (5) clip, optimiser,
+schedule.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -130,10 +131,6 @@ class Trained:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: dict[str, float] = field(default_factory=dict)
     trace: IndicatorTrace | None = None
-
-
-class HasState(Protocol):
-    def state_dict(self) -> dict[str, Any]: ...
 
 
 class Trainer:

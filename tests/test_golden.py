@@ -242,9 +242,7 @@ def masked_logits(case: Case, stored: Tensors) -> None:
     net = model(case["inputs"]["model"])
     for variant in case["inputs"]["variants"]:
         with masked(net, masks_of(stored, f"in.{variant}.{{}}")), torch.no_grad():
-            view = Observed(net, frozenset({"hidden_states"}))(
-                batch(case["inputs"]["batch"] if "batch" in case["inputs"] else 0)
-            )
+            view = Observed(net, frozenset({"hidden_states"}))(batch(case["inputs"].get("batch", 0)))
         assert_close(view.logits, stored[f"out.{variant}.logits"], case)
         assert_close(view.hidden_states[-1], stored[f"out.{variant}.last_hidden"], case)
 

@@ -1,5 +1,6 @@
 """GPP: checks from section 12 of its specification that the golden cases do not cover."""
 
+import itertools
 import math
 
 import pytest
@@ -62,7 +63,7 @@ def test_schedules_rise_from_0_to_1_and_end_with_an_update(steps: int, percent: 
     shares = [scheduled_share(step, steps, schedule) for step in range(steps + 1)]
     assert shares[0] == 0
     assert shares[-1] == 1
-    assert all(a <= b + 1e-12 for a, b in zip(shares, shares[1:], strict=False))
+    assert all(a <= b + 1e-12 for a, b in itertools.pairwise(shares))
     assert update_due(steps, steps, percent / 100)
     assert math.isclose(
         sum(update_due(t, steps, percent / 100) for t in range(steps)),

@@ -48,9 +48,7 @@ def columns(task: str, rows: int = ROWS, mark: str = "") -> dict[str, list[Any]]
     """Rows of a task as columns; every class occurs, `mark` makes the texts of a split its own."""
     spec = task_spec(task)
     texts = {name: [f"{mark}{name} text {row}" for row in range(rows)] for name in spec.columns}
-    labels = (
-        [row % 11 / 2 for row in range(rows)] if spec.regression else [r % spec.outputs for r in range(rows)]
-    )
+    labels = [row % 11 / 2 for row in range(rows)] if spec.regression else [r % spec.outputs for r in range(rows)]
     return {**texts, "label": labels, "idx": list(range(100, 100 + rows))}
 
 
@@ -67,9 +65,7 @@ def _type(value: Any) -> str:
     return "string" if isinstance(value, str) else "int32"
 
 
-def write_parquet(
-    file: Path, task: str, data: Mapping[str, Sequence[Any]] | None = None, **options: Any
-) -> Path:
+def write_parquet(file: Path, task: str, data: Mapping[str, Sequence[Any]] | None = None, **options: Any) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table(task, data or columns(task), **options), file)
     return file

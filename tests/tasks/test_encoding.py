@@ -25,9 +25,7 @@ PAD, CLS, SEP = 0, 2, 3
 
 def _tokenizer(types: bool = True, words: list[str] = WORDS) -> PreTrainedTokenizerFast:
     """BERT's form of input over nine words."""
-    backend = Tokenizer(
-        models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]")
-    )
+    backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
@@ -50,12 +48,9 @@ def _tokenizer(types: bool = True, words: list[str] = WORDS) -> PreTrainedTokeni
 def _data(task: str = "mrpc", rows: int = 40) -> TaskData:
     random, spec = np.random.default_rng(0), GLUE[task]
     texts = tuple(
-        [" ".join(random.choice(WORDS[4:], random.integers(1, 12))) for _ in range(rows)]
-        for _ in spec.columns
+        [" ".join(random.choice(WORDS[4:], random.integers(1, 12))) for _ in range(rows)] for _ in spec.columns
     )
-    labels = (
-        random.uniform(0, 5, rows).astype(np.float32) if spec.regression else random.integers(2, size=rows)
-    )
+    labels = random.uniform(0, 5, rows).astype(np.float32) if spec.regression else random.integers(2, size=rows)
     train = Split(texts, labels, np.arange(rows))
     validation = Split(tuple(column[::2] for column in texts), labels[::2].copy(), np.arange(rows)[::2])
     content = content_of(spec, {"train": train, "validation": validation})
@@ -149,9 +144,7 @@ def test_damaged_cache_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert file.read_bytes() == good
 
 
-def test_a_cache_that_cannot_be_written_costs_no_run(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_cache_that_cannot_be_written_costs_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("in the way")
     assert len(encode(_data(), _tokenizer(), 32, tmp_path / "file").train) == 40
     assert "cannot be kept" in caplog.text
@@ -159,9 +152,7 @@ def test_a_cache_that_cannot_be_written_costs_no_run(
 
 @pytest.mark.parametrize("max_length", [0, 4, 65])
 def test_length_out_of_range(max_length: int) -> None:
-    with pytest.raises(
-        UsageError, match=f"max_length must be from 5 to 64 for this tokenizer, got {max_length}"
-    ):
+    with pytest.raises(UsageError, match=f"max_length must be from 5 to 64 for this tokenizer, got {max_length}"):
         encode(_data(), _tokenizer(), max_length)
 
 
@@ -182,9 +173,7 @@ def test_every_example_exactly_once(lengths: list[int], batch_size: int, seed: i
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=60), st.integers(1, 20))
 @settings(max_examples=40, deadline=None)
-def test_batches_are_padded_to_their_longest_and_hold_the_right_tokens(
-    lengths: list[int], batch_size: int
-) -> None:
+def test_batches_are_padded_to_their_longest_and_hold_the_right_tokens(lengths: list[int], batch_size: int) -> None:
     split = _encoded(lengths)
     for indices in epoch_batches(split, batch_size, torch.Generator().manual_seed(0)):
         batch = split.batch(indices)

@@ -93,9 +93,7 @@ def test_tsv_folder(tmp_path: Path, task: str, official: bool) -> None:
     assert data.train.ids.tolist() == list(range(ROWS))
     first = {"sst2": "text 3 ", "mrpc": 'The "first 3', "cola": "Text 3.", "mnli": "Premise 3"}
     assert data.train.texts[0][3] == first.get(task, data.train.texts[0][3])
-    assert all(
-        text.strip().rstrip("?.").endswith(" 3") for text in (column[3] for column in data.train.texts)
-    )
+    assert all(text.strip().rstrip("?.").endswith(" 3") for text in (column[3] for column in data.train.texts))
 
 
 def test_mrpc_as_distributed_by_its_authors(tmp_path: Path) -> None:
@@ -118,9 +116,7 @@ def test_mnli_rows_without_gold_label_are_left_out(tmp_path: Path) -> None:
     assert load("mnli", tmp_path).train.ids.tolist() == [n for n in range(ROWS) if n != 4]
 
 
-def test_the_odd_torn_line_and_empty_question_are_tolerated(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_odd_torn_line_and_empty_question_are_tolerated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """As in the official QQP file; the hub's copy leaves torn lines out and keeps empty questions."""
     folder = write_tsv_task(tmp_path / "QQP", "qqp", rows=2000)
     text = tsv_text("qqp", 2000).replace("How 7?", "").replace("Why 9?\tHow 9?\t1", '"')
@@ -168,9 +164,7 @@ def test_shards_are_joined(tmp_path: Path) -> None:
     folder = write_parquet_task(tmp_path, "cola")
     (folder / "train.parquet").unlink()
     for shard in range(2):
-        write_parquet(
-            folder / f"train-0000{shard}-of-00002.parquet", "cola", columns("cola", mark=f"shard{shard} ")
-        )
+        write_parquet(folder / f"train-0000{shard}-of-00002.parquet", "cola", columns("cola", mark=f"shard{shard} "))
     assert load("cola", tmp_path).train.texts[0][ROWS] == "shard1 sentence text 0"
     (folder / "train-00000-of-00002.parquet").unlink()
     with pytest.raises(DataError, match="neither one file nor a whole set of shards: train-00001"):
@@ -360,13 +354,9 @@ def test_sample_of_training_rows(tmp_path: Path) -> None:
 
 
 def test_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    splits = {
-        name: datasets.Dataset(table("rte", columns("rte", mark=name))) for name in ("train", "validation")
-    }
+    splits = {name: datasets.Dataset(table("rte", columns("rte", mark=name))) for name in ("train", "validation")}
     asked = []
-    monkeypatch.setattr(
-        datasets, "load_dataset", lambda *names: asked.append(names) or datasets.DatasetDict(splits)
-    )
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names: asked.append(names) or datasets.DatasetDict(splits))
     data = load("rte", tmp_path)
     write_parquet_task(tmp_path, "rte")
     assert asked == [("nyu-mll/glue", "rte")]
@@ -385,9 +375,7 @@ def test_hub_label_order_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_offline_without_data_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     started = time.monotonic()
-    with pytest.raises(
-        DataError, match=r"holds no folder glue/rte.*Give a folder that holds glue/rte.*--data-dir"
-    ):
+    with pytest.raises(DataError, match=r"holds no folder glue/rte.*Give a folder that holds glue/rte.*--data-dir"):
         load("rte", tmp_path)
     assert time.monotonic() - started < 5
 

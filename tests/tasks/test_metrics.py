@@ -77,9 +77,7 @@ def test_constant_answers_have_no_correlation_and_no_nan(task: str) -> None:
 
 def test_majority_answers_the_commonest_training_label() -> None:
     labels = np.array([0, 1, 1, 1])
-    assert majority(task_spec("mrpc"), np.array([1, 1, 0]), labels) == pytest.approx(
-        {"accuracy": 0.75, "f1": 6 / 7}
-    )
+    assert majority(task_spec("mrpc"), np.array([1, 1, 0]), labels) == pytest.approx({"accuracy": 0.75, "f1": 6 / 7})
     assert majority(task_spec("mrpc"), np.array([1, 0, 0]), labels) == {"accuracy": 0.25, "f1": 0.0}
     assert majority(task_spec("cola"), np.array([1, 1, 0]), labels) == {"matthews": 0.0}
     values = np.array([0.1, 4.9, 3.3], np.float32)
