@@ -1,11 +1,11 @@
 """Claims: how exactly one result of a run is committed, whoever else works on it.
 
-A claim is made by creating `claim.json` under its final name in one step (a hard link fails if the name exists,
-on network file systems too). A stale claim is replaced by the claim of the next one who wants the run. The old
-holder may still be alive, only stopped or cut off, so its files never meet the new holder's: every attempt works
-in a folder of its own, `work-TOKEN`. Whoever takes a run over renames the folders of earlier attempts away; a
-commit renames the attempt's folder to `committed`, which fails if that folder is gone or if there is a commit
-already. So one of the two wins.
+A claim is made by creating `claim.json` under its final name in one step (a hard link fails if the name
+exists, on network file systems too). A stale claim is replaced by the claim of the next one who wants the
+run. The old holder may still be alive, only stopped or cut off, so its files never meet the new holder's:
+every attempt works in a folder of its own, `work-TOKEN`. Whoever takes a run over renames the folders of
+earlier attempts away; a commit renames the attempt's folder to `committed`, which fails if that folder is
+gone or if there is a commit already. So one of the two wins.
 """
 
 import errno

@@ -57,7 +57,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that holds a claim; `ticks` (its start time) tells it from a later one with the same number."""
+    """The process that holds a claim; `ticks`, its start time, tells it from a later one of that number."""
 
     host: str
     namespace: str
@@ -94,6 +94,17 @@ class Store:
 
     def plan_path(self, suite: str, preset: str) -> Path:
         return self.root / "plans" / f"{suite}-{preset}.parquet"
+
+    def plan(self, suite: str, preset: str) -> list[dict[str, Any]]:
+        """Rows of the plan that the last launch of a suite wrote; columns as in plan.py.
+
+        Raises:
+            FileNotFoundError: the suite was never launched into this store.
+        """
+        import pyarrow.parquet as pq
+
+        rows: list[dict[str, Any]] = pq.read_table(self.plan_path(suite, preset)).to_pylist()
+        return rows
 
     def state(self, run_id: str) -> State:
         """State of a run from its files; one directory listing in the common cases."""
@@ -190,7 +201,7 @@ def _process_namespace() -> str:
 
 
 def process_ticks(pid: int) -> str | None:
-    """Start time of a process in ticks since boot; None if it does not run, "" where the system does not tell."""
+    """Start time of a process since boot; None if it does not run, "" where the system does not tell."""
     if not Path("/proc/self/stat").exists():
         return "" if _signalable(pid) else None
     try:
