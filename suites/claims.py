@@ -9,6 +9,7 @@ gone or if there is a commit already. So one of the two wins.
 """
 
 import errno
+import json
 import os
 import shutil
 import threading
@@ -98,9 +99,11 @@ class Claim:
         Raises:
             ClaimLostError: somebody else holds the run, or has committed a result.
         """
-        self.check()
+        told = {"token": self.token, "seconds": seconds, "finished": time.time()}
         try:
-            write_json(self.work / COMMIT, {"token": self.token, "seconds": seconds, "finished": time.time()})
+            # Not by `write_json`, which would make the folder anew if it was taken away.
+            (self.work / COMMIT).write_text(json.dumps(told), encoding="utf-8")
+            self.check()
             self.work.rename(self.folder / COMMITTED)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY):
@@ -156,7 +159,7 @@ def finish_commit(store: Store, run_id: str) -> None:
             with suppress(FileNotFoundError):
                 path.replace(folder / path.name)
     (folder / FAILED).unlink(missing_ok=True)
-    write_json(folder / DONE, read_json(folder / COMMITTED / COMMIT))
+    write_json(folder / DONE, read_json(folder / COMMITTED / COMMIT) or {})
 
 
 def mark_failed(store: Store, run_id: str, kind: FailureKind, reason: str, **more: str) -> bool:
@@ -258,7 +261,7 @@ def _take_over(store: Store, run_id: str, wanted: Holder) -> bool:
 
 
 def _abandoned(store: Store, run_id: str) -> bool:
-    return store.holder(run_id) is not None and not store.alive(run_id)
+    return (store.folder(run_id) / CLAIM).exists() and not store.alive(run_id)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Suite files: a YAML file with axes and presets becomes a list of runs.
 
-The file names methods, tasks, sparsities and seeds; a preset adds everything else that a run needs. The command
-line narrows the axes (`--only`) and changes settings of the preset (`--set`) under the names that the file uses.
+The file names methods, tasks, sparsities and seeds; a preset adds everything else that a run needs. The
+command line narrows the axes (`--only`) and changes settings of the preset (`--set`) under the names that
+the file uses.
 """
 
 import importlib
@@ -69,8 +70,8 @@ class MethodRow(_Strict):
 class Preset(_Strict):
     """The settings that make a suite's rows into runs.
 
-    `data`, `training` and `teacher` are passed on to the run's settings, which check them; `seeds` replaces the
-    suite's, `tasks`, `methods` and `sparsities` name some of the suite's.
+    `data`, `training` and `teacher` are passed on to the run's settings, which check them; `seeds`
+    replaces the suite's, `tasks`, `methods` and `sparsities` name some of the suite's.
     """
 
     model: str

@@ -95,6 +95,10 @@ class Store:
     def plan_path(self, suite: str, preset: str) -> Path:
         return self.root / "plans" / f"{suite}-{preset}.parquet"
 
+    def plans(self, pattern: str) -> list[Path]:
+        """Plans whose names, `SUITE-PRESET`, match a pattern."""
+        return sorted((self.root / "plans").glob(f"{pattern}.parquet"))
+
     def plan(self, suite: str, preset: str) -> list[dict[str, Any]]:
         """Rows of the plan that the last launch of a suite wrote; columns as in plan.py.
 
