@@ -1,0 +1,291 @@
+"""Claims: how exactly one result of a run is committed, whoever else works on it.
+
+A claim is made by creating `claim.json` under its final name in one step (a hard link fails if the name
+exists, on network file systems too). A stale claim is replaced by the claim of the next one who wants the
+run. The old holder may still be alive, only stopped or cut off, so its files never meet the new holder's:
+every attempt works in a folder of its own, `work-TOKEN`. Whoever takes a run over renames the folders of
+earlier attempts away; a commit renames the attempt's folder to `committed`, which fails if that folder is
+gone or if there is a commit already. So one of the two wins.
+"""
+
+import errno
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+from gppdfd.files import write_json
+from suites.store import (
+    BEAT_SECONDS,
+    CLAIM,
+    COMMIT,
+    COMMITTED,
+    CONFIG,
+    DONE,
+    FAILED,
+    HEARTBEAT,
+    WORK_PREFIX,
+    Holder,
+    Progress,
+    Store,
+    process_ticks,
+    read_json,
+    this_machine,
+)
+
+TAKEOVER, TRASH_PREFIX = "takeover", ".old-"
+# A take-over lasts milliseconds; a lock of this age was left by a process that died within it.
+TAKEOVER_SECONDS = 60.0
+
+FailureKind = Literal["error", "died", "blocked"]
+
+
+class ClaimLostError(RuntimeError):
+    """Somebody else took the run over: this attempt must end and leave no trace."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to work on one run, until somebody takes it over."""
+
+    store: Store
+    run_id: str
+    token: str
+
+    @property
+    def folder(self) -> Path:
+        return self.store.folder(self.run_id)
+
+    @property
+    def work(self) -> Path:
+        """Folder for the files of this attempt; `commit` moves them into the run folder."""
+        return self.folder / f"{WORK_PREFIX}{self.token}"
+
+    @property
+    def held(self) -> bool:
+        holder = self.store.holder(self.run_id)
+        return holder is not None and holder.token == self.token
+
+    def check(self) -> None:
+        """Raise `ClaimLostError` unless the claim is still ours: before every write outside `work`."""
+        if not self.held:
+            raise ClaimLostError(f"{self.run_id}: taken over by another process")
+
+    def start(self, config: dict[str, Any]) -> None:
+        """Write the run's settings, forget an earlier failure, make the folder `work`."""
+        self.check()
+        write_json(self.folder / CONFIG, config)
+        (self.folder / FAILED).unlink(missing_ok=True)
+        self.work.mkdir(exist_ok=True)
+
+    def beat(self, progress: Progress) -> None:
+        """Give a sign of life."""
+        self.check()
+        write_json(self.folder / HEARTBEAT, {"token": self.token, **asdict(progress)})
+
+    def commit(self, seconds: float) -> None:
+        """Make the files of this attempt the result of the run.
+
+        Args:
+            seconds: duration of the run, for later estimates.
+
+        Raises:
+            ClaimLostError: somebody else holds the run, or has committed a result.
+        """
+        told = {"token": self.token, "seconds": seconds, "finished": time.time()}
+        try:
+            # Not by `write_json`, which would make the folder anew if it was taken away.
+            (self.work / COMMIT).write_text(json.dumps(told), encoding="utf-8")
+            self.check()
+            self.work.rename(self.folder / COMMITTED)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            raise ClaimLostError(f"{self.run_id}: another process has the run or finished it") from None
+        finish_commit(self.store, self.run_id)
+        self.release()
+
+    def fail(self, kind: FailureKind, reason: str, traceback: str = "", **more: str) -> None:
+        """Mark the run as failed and give it back."""
+        self.check()
+        told = {"kind": kind, "reason": reason, "traceback": traceback, **more}
+        write_json(self.folder / FAILED, {"schema": 1, **told, "time": time.time()})
+        self.release()
+
+    def release(self) -> None:
+        """Give the run back and remove what this attempt left; does nothing to a claim of somebody else."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        if self.held:
+            (self.folder / HEARTBEAT).unlink(missing_ok=True)
+            (self.folder / CLAIM).unlink(missing_ok=True)
+
+
+def claim(store: Store, run_id: str) -> Claim | None:
+    """Claim a run that nobody works on.
+
+    Returns:
+        The claim; None if the run is done, or another living process holds it.
+    """
+    wanted = _new_holder()
+    store.folder(run_id).mkdir(parents=True, exist_ok=True)
+    if not _create(store.folder(run_id) / CLAIM, asdict(wanted)) and not _take_over(store, run_id, wanted):
+        return None
+    made = Claim(store, run_id, wanted.token)
+    _remove_attempts(made.folder)
+    if (made.folder / COMMITTED).exists():
+        finish_commit(store, run_id)
+    if not (made.folder / DONE).exists():
+        return made
+    made.release()
+    return None
+
+
+def finish_commit(store: Store, run_id: str) -> None:
+    """Move the committed attempt's files into the run folder and write the done marker.
+
+    Every step may be done twice, so that whoever claims the run next can finish a commit whose process died.
+    `commit.json` stays in its folder: a folder that is not empty is what stops a second commit.
+    """
+    folder = store.folder(run_id)
+    for path in sorted((folder / COMMITTED).iterdir()):
+        if path.name != COMMIT:
+            with suppress(FileNotFoundError):
+                path.replace(folder / path.name)
+    (folder / FAILED).unlink(missing_ok=True)
+    write_json(folder / DONE, read_json(folder / COMMITTED / COMMIT) or {})
+
+
+def mark_failed(store: Store, run_id: str, kind: FailureKind, reason: str, **more: str) -> bool:
+    """Mark a run as failed on behalf of a worker that died; False if somebody else has it."""
+    made = claim(store, run_id)
+    if made is None:
+        return False
+    made.fail(kind, reason, **more)
+    return True
+
+
+def give_back(store: Store, run_id: str) -> None:
+    """Remove the claim of a process that has ended, with what its attempt left."""
+    holder = store.holder(run_id)
+    if holder and holder.gone and (made := claim(store, run_id)):
+        made.release()
+
+
+def forget_failure(store: Store, run_id: str) -> None:
+    """Make a failed run one that is missing."""
+    (store.folder(run_id) / FAILED).unlink(missing_ok=True)
+
+
+class Heartbeat:
+    """Signs of life from a thread, so that a long step does not look like death.
+
+    Use as a context manager around the run; `report` may be called from any thread, at every step.
+    """
+
+    def __init__(self, claim: Claim, seconds: float = BEAT_SECONDS) -> None:
+        self.progress = Progress("start", 0, 0)
+        self._claim = claim
+        self._seconds = seconds
+        self._stop = threading.Event()
+        self._lost = False
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def report(self, progress: Progress) -> None:
+        """Note the progress for the next beat.
+
+        Raises:
+            ClaimLostError: the run was taken over; going on would be wasted work.
+        """
+        if self._lost:
+            raise ClaimLostError(f"{self._claim.run_id}: taken over by another process")
+        self.progress = progress
+
+    def __enter__(self) -> "Heartbeat":
+        self._beat()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._seconds) and not self._lost:
+            self._beat()
+
+    def _beat(self) -> None:
+        # A disk that is full or out of reach for a moment does not matter: the next beat may pass.
+        with suppress(OSError):
+            try:
+                self._claim.beat(self.progress)
+            except ClaimLostError:
+                self._lost = True
+
+
+def _new_holder() -> Holder:
+    host, namespace = this_machine()
+    pid = os.getpid()
+    return Holder(host, namespace, pid, process_ticks(pid) or "", uuid4().hex, time.time())
+
+
+def _create(path: Path, content: dict[str, Any]) -> bool:
+    """Create a JSON file with its whole content in one step; False if there is one already."""
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.new")
+    write_json(temporary, content)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    return True
+
+
+def _take_over(store: Store, run_id: str, wanted: Holder) -> bool:
+    """Replace a claim whose holder is presumed dead."""
+    if not _abandoned(store, run_id):
+        return False
+    with _takeover_lock(store.folder(run_id)) as locked:
+        # Asked again under the lock: a quicker process may have taken the run over since.
+        if not locked or not _abandoned(store, run_id):
+            return False
+        write_json(store.folder(run_id) / CLAIM, asdict(wanted))
+    return True
+
+
+def _abandoned(store: Store, run_id: str) -> bool:
+    return (store.folder(run_id) / CLAIM).exists() and not store.alive(run_id)
+
+
+@contextmanager
+def _takeover_lock(folder: Path) -> Iterator[bool]:
+    path = folder / TAKEOVER
+    if not _create(path, {"pid": os.getpid()}):
+        _remove_old_lock(path)
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _remove_old_lock(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        if time.time() - path.stat().st_mtime > TAKEOVER_SECONDS:
+            path.unlink()
+
+
+def _remove_attempts(folder: Path) -> None:
+    for path in folder.glob(f"{WORK_PREFIX}*"):
+        with suppress(FileNotFoundError):
+            path.rename(path.with_name(f"{TRASH_PREFIX}{path.name}"))
+    for path in folder.glob(f"{TRASH_PREFIX}*"):
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,367 @@
+"""Suite files: a YAML file with axes and presets becomes a list of runs.
+
+The file names methods, tasks, sparsities and seeds; a preset adds everything else that a run needs. The
+command line narrows the axes (`--only`) and changes settings of the preset (`--set`) under the names that
+the file uses.
+"""
+
+import importlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Protocol, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from gppdfd.errors import UsageError, unknown
+from suites.validation import validated
+
+DENSE = "dense"
+AXES = ("task", "method", "sparsity", "seed")
+
+Value = TypeVar("Value", str, float, int)
+
+
+class Run(Protocol):
+    """What the runner needs to know of a run's settings (`suites.config.RunConfig`)."""
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def is_teacher(self) -> bool: ...
+    @property
+    def task(self) -> str: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def sparsity(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def threads(self) -> int: ...
+    def teacher_config(self) -> "Run | None": ...
+    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
+
+
+def _count_to_seeds(value: object) -> object:
+    return list(range(1, value + 1)) if type(value) is int else value
+
+
+Seeds = Annotated[tuple[int, ...], Field(min_length=1), BeforeValidator(_count_to_seeds)]
+Sparsity = Annotated[float, Field(ge=0, lt=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MethodRow(_Strict):
+    """One row of the suite's tables: a method, how tables call it, and the paper it comes from."""
+
+    method: str
+    label: str
+    paper: str = ""
+
+
+class Preset(_Strict):
+    """The settings that make a suite's rows into runs.
+
+    `data`, `training` and `teacher` are passed on to the run's settings, which check them; `seeds`
+    replaces the suite's, `tasks`, `methods` and `sparsities` name some of the suite's.
+    """
+
+    model: str
+    data: dict[str, Any]
+    training: dict[str, Any]
+    teacher: dict[str, Any]
+    precision: str
+    threads: int = Field(ge=1)
+    select: str
+    count: str
+    seeds: Seeds | None = None
+    tasks: tuple[str, ...] | None = None
+    methods: tuple[str, ...] | None = None
+    sparsities: tuple[Sparsity, ...] | None = None
+
+
+class Suite(_Strict):
+    """A suite file. `reference` is the method that tables compare the others with."""
+
+    name: str = Field(pattern="^[A-Za-z0-9_-]+$")
+    title: str
+    reference: str
+    methods: tuple[MethodRow, ...] = Field(min_length=1)
+    sparsities: tuple[Sparsity, ...] = Field(min_length=1)
+    tasks: tuple[str, ...] = Field(min_length=1)
+    seeds: Seeds = (1,)
+    presets: dict[str, Preset] = Field(min_length=1)
+
+    @field_validator("methods", mode="after")
+    @classmethod
+    def _rows_differ(cls, rows: tuple[MethodRow, ...]) -> tuple[MethodRow, ...]:
+        for names in ([row.method for row in rows], [row.label for row in rows]):
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ValueError(f"{twice[0]!r} is there twice")
+        return rows
+
+    @model_validator(mode="after")
+    def _reference_is_a_row(self) -> "Suite":
+        if self.reference not in (specs := [row.method for row in self.methods]):
+            raise ValueError(f"reference: {unknown('method', self.reference, specs)}")
+        return self
+
+    def preset(self, name: str) -> Preset:
+        if name not in self.presets:
+            raise unknown(f"preset of {self.name}", name, self.presets)
+        return self.presets[name]
+
+    @property
+    def dense_row(self) -> MethodRow | None:
+        """The row of the dense models, which are the teachers."""
+        return next((row for row in self.methods if row.method == DENSE), None)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line says about a suite; texts as typed.
+
+    Attributes:
+        preset: name of the preset.
+        only: `axis=value,value` filters.
+        settings: `key.key=value` changes of the preset.
+        seeds: number of seeds, counted from 1, in place of the file's.
+        model: hub name, folder or `micro`, in place of the preset's.
+        data_dir: folder with the tasks' data.
+    """
+
+    preset: str = "micro"
+    only: Sequence[str] = ()
+    settings: Sequence[str] = ()
+    seeds: int | None = None
+    model: str | None = None
+    data_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class GridRun:
+    """A run and the row of the suite it belongs to; `order` is the position of that row."""
+
+    config: Run
+    row: MethodRow
+    order: int
+
+
+def suite_names() -> list[str]:
+    """Names of the suites in the package."""
+    folder = resources.files("suites") / "configs"
+    return sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def load_suite(name: str, request: Request | None = None) -> Suite:
+    """Read a suite by its name or by the path of its file, with the changes of `request` made to its preset.
+
+    Raises:
+        UsageError: no such suite or preset, or a file that says something that cannot be.
+    """
+    content = _read_yaml(name)
+    if request is not None:
+        _apply(content, request, name)
+    return validated(Suite, content, name)
+
+
+def expand(suite: Suite, request: Request) -> list[GridRun]:
+    """All runs of a suite that a request asks for, in the order of the file.
+
+    Raises:
+        UsageError: unknown names, settings that no run can have, the same run twice.
+    """
+    preset = suite.preset(request.preset)
+    axes = _axes(suite, preset, request)
+    where = f"{suite.name}, preset {request.preset}"
+    runs = [
+        GridRun(_run_config(_fields(preset, *point), where), point[2], suite.methods.index(point[2]))
+        for point in _points(axes)
+    ]
+    _refuse_duplicates(runs, where)
+    return runs
+
+
+def split_list(text: str) -> list[str]:
+    """Parts between the commas that are not inside parentheses: `gpp(a=1,b=2)+dfd,dense` has two."""
+    return [part.strip() for part in re.split(r",(?![^()]*\))", text)]
+
+
+def _read_yaml(name: str) -> Any:
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        return _parsed(_file_text(Path(name)), name)
+    if name not in (names := suite_names()):
+        raise unknown("suite", name, names)
+    file = resources.files("suites") / "configs" / f"{name}.yaml"
+    return _parsed(file.read_text(encoding="utf-8"), name)
+
+
+def _file_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"suite file {path} cannot be read: {error}") from None
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return _with_numbers(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise UsageError(f"{where} is no valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _with_numbers(value: Any) -> Any:
+    """YAML 1.1 takes `1e-4` for a text, because it has no dot; nobody who writes it means a text."""
+    if isinstance(value, dict):
+        return {key: _with_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_numbers(item) for item in value]
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        return float(value)
+    return value
+
+
+def _apply(content: Any, request: Request, where: str) -> None:
+    """Write the request's changes into the preset, where they are checked like the file's own."""
+    presets = content.get("presets") if isinstance(content, dict) else None
+    if not isinstance(presets, dict):
+        return
+    if request.preset not in presets:
+        raise unknown(f"preset of {where}", request.preset, presets)
+    preset = presets[request.preset]
+    for setting in request.settings:
+        _set(preset, setting)
+    given = {"model": request.model, "seeds": request.seeds}
+    preset.update({key: value for key, value in given.items() if value is not None})
+
+
+def _set(preset: dict[str, Any], setting: str) -> None:
+    path, equals, text = setting.partition("=")
+    if not equals:
+        raise UsageError(f"--set {setting}: write KEY=VALUE, such as training.lr=1e-4")
+    *parents, last = path.strip().split(".")
+    if (first := (*parents, last)[0]) not in Preset.model_fields:
+        raise unknown("key in --set", first, Preset.model_fields)
+    for key in parents:
+        preset = preset.setdefault(key, {})
+        if not isinstance(preset, dict):
+            raise UsageError(f"--set {setting}: {key} is a single value, it has no keys")
+    preset[last] = _parsed(text, f"--set {setting}")
+
+
+@dataclass(frozen=True)
+class _Axes:
+    tasks: Sequence[str]
+    rows: Sequence[MethodRow]
+    sparsities: Sequence[float]
+    seeds: Sequence[int]
+
+
+def _axes(suite: Suite, preset: Preset, request: Request) -> _Axes:
+    only = _filters(request.only)
+    whole = _Axes(suite.tasks, suite.methods, suite.sparsities, preset.seeds or suite.seeds)
+    narrowed = _narrow(whole, {"task": preset.tasks, "method": preset.methods, "sparsity": preset.sparsities})
+    return _narrow(narrowed, only)
+
+
+def _narrow(axes: _Axes, wanted: Mapping[str, Iterable[Any] | None]) -> _Axes:
+    rows = {row.method: row for row in axes.rows}
+    labels = {_normal(row.label): row.method for row in axes.rows}
+    specs = _chosen("method", list(rows), wanted.get("method"), labels)
+    return _Axes(
+        _chosen("task", axes.tasks, wanted.get("task")),
+        [rows[spec] for spec in specs],
+        _chosen("sparsity", axes.sparsities, wanted.get("sparsity")),
+        _chosen("seed", axes.seeds, wanted.get("seed")),
+    )
+
+
+def _chosen(
+    axis: str,
+    values: Sequence[Value],
+    wanted: Iterable[Any] | None,
+    aliases: Mapping[str, Value] | None = None,
+) -> Sequence[Value]:
+    """Those of `values` that are wanted, in the order of the file; all if nothing is said about the axis."""
+    if wanted is None:
+        return values
+    names = {**(aliases or {}), **{_normal(value): value for value in values}}
+    for given in wanted:
+        if _normal(given) not in names:
+            raise unknown(axis, str(given), map(str, values))
+    chosen = {names[_normal(given)] for given in wanted}
+    return [value for value in values if value in chosen]
+
+
+def _normal(value: object) -> str:
+    """One text for `0.80` and `0.8`, and for a method with and without spaces."""
+    try:
+        return f"{float(str(value)):g}"
+    except ValueError:
+        return "".join(str(value).split()).casefold()
+
+
+def _filters(only: Sequence[str]) -> dict[str, list[str]]:
+    filters: dict[str, list[str]] = {}
+    for text in only:
+        axis, equals, values = text.partition("=")
+        if not equals:
+            raise UsageError(f"--only {text}: write AXIS=VALUE,VALUE with an axis of: {', '.join(AXES)}")
+        if axis not in AXES:
+            raise unknown("axis in --only", axis, AXES)
+        filters.setdefault(axis, []).extend(split_list(values))
+    return filters
+
+
+Point = tuple[int, str, MethodRow, float]
+
+
+def _points(axes: _Axes) -> Iterator[Point]:
+    for seed, task, row in product(axes.seeds, axes.tasks, axes.rows):
+        for sparsity in (0.0,) if row.method == DENSE else axes.sparsities:
+            yield seed, task, row, sparsity
+
+
+def _fields(preset: Preset, seed: int, task: str, row: MethodRow, sparsity: float) -> dict[str, Any]:
+    # A dense run is a teacher run: what the students do in their training is no part of it.
+    training = {} if row.method == DENSE else preset.training
+    return {
+        "task": task,
+        "method": row.method,
+        "sparsity": sparsity,
+        "seed": seed,
+        "model": preset.model,
+        "data": preset.data,
+        "training": training,
+        "teacher": preset.teacher,
+        "precision": preset.precision,
+        "threads": preset.threads,
+        "select": preset.select,
+        "count": preset.count,
+    }
+
+
+def _run_config(fields: dict[str, Any], where: str) -> Run:
+    """The one place where settings become a run; imported late, because it knows all methods."""
+    run_config: Any = importlib.import_module("suites.config").RunConfig
+    run: Run = validated(run_config, fields, where)
+    return run
+
+
+def _refuse_duplicates(runs: Iterable[GridRun], where: str) -> None:
+    rows: dict[str, MethodRow] = {}
+    for run in runs:
+        run_id, method = run.config.run_id, run.row.method
+        if run_id in rows:
+            raise UsageError(
+                f"{where}: {rows[run_id].method!r} and {method!r} make the same run twice: {run_id}"
+            )
+        rows[run_id] = run.row

@@ -1,0 +1,110 @@
+"""The plan of a launch: which runs, in which order, and how the report calls them.
+
+`plan.parquet` carries what the pages made from the store need (ids, axes, labels, papers), so that they need
+neither the suite files nor the methods.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from gppdfd.files import write_atomically
+from suites.grid import GridRun, MethodRow, Request, Run, Suite, expand
+
+Role = Literal["teacher", "student"]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run to be done, and its place in the tables.
+
+    Attributes:
+        label: how tables call the method.
+        role: teachers are runs too; students wait for theirs.
+        order: position of the method's row in the suite.
+        paper: where the method comes from.
+        threads: how many threads the run computes with.
+        config: settings of the run as JSON, what a worker gets.
+        teacher: run id of the teacher that must be done first.
+        reachable: False for a point that the method cannot reach; such a run is shown and never started.
+        reason: why it cannot.
+    """
+
+    run_id: str
+    task: str
+    method: str
+    label: str
+    sparsity: float
+    seed: int
+    role: Role
+    order: int
+    paper: str = ""
+    threads: int = 1
+    config: dict[str, Any] = field(default_factory=dict, hash=False, repr=False)
+    teacher: str | None = None
+    reachable: bool = True
+    reason: str = ""
+
+    @property
+    def title(self) -> str:
+        """One line for people: `mrpc GPP+DFD 0.95 seed 1`."""
+        sparsity = f" {self.sparsity:g}" if self.sparsity else ""
+        return f"{self.task} {self.label}{sparsity} seed {self.seed}"
+
+
+COLUMNS = (
+    "run_id",
+    "task",
+    "method",
+    "label",
+    "sparsity",
+    "seed",
+    "role",
+    "order",
+    "paper",
+    "reachable",
+    "reason",
+)
+
+
+def make_plan(suite: Suite, request: Request) -> list[PlannedRun]:
+    """All runs of a request, teachers first; teachers that the request left out are added."""
+    runs = expand(suite, request)
+    row = suite.dense_row or MethodRow(method="dense", label="dense")
+    position = suite.methods.index(row) if row in suite.methods else len(suite.methods)
+    teachers = [GridRun(config, row, position) for config in _teachers(runs)]
+    unique = {run.config.run_id: _planned(run) for run in [*runs, *teachers]}
+    return sorted(unique.values(), key=lambda run: run.role == "student")
+
+
+def write_plan(plan: Sequence[PlannedRun], path: Path) -> None:
+    """Write the plan's columns as parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({name: [getattr(run, name) for run in plan] for name in COLUMNS})
+    write_atomically(path, lambda temporary: pq.write_table(table, temporary))
+
+
+def _teachers(runs: Iterable[GridRun]) -> list[Run]:
+    found = (run.config.teacher_config() for run in runs)
+    return [config for config in found if config is not None]
+
+
+def _planned(run: GridRun) -> PlannedRun:
+    config, teacher = run.config, run.config.teacher_config()
+    return PlannedRun(
+        run_id=config.run_id,
+        task=config.task,
+        method=config.method,
+        label=run.row.label,
+        sparsity=config.sparsity,
+        seed=config.seed,
+        role="teacher" if config.is_teacher else "student",
+        order=run.order,
+        paper=run.row.paper,
+        threads=config.threads,
+        config=config.model_dump(mode="json"),
+        teacher=teacher.run_id if teacher else None,
+    )

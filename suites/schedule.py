@@ -1,0 +1,79 @@
+"""Which run comes next: teachers first, students when their teacher is done, near what a worker has warm."""
+
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field
+
+from suites.plan import PlannedRun
+
+
+@dataclass
+class Warm:
+    """What a worker process has in memory.
+
+    Attributes:
+        threads: number of threads it was started with; None before the start.
+        teacher: id of the teacher of its last run.
+        tasks: tasks whose data it has read.
+    """
+
+    threads: int | None = None
+    teacher: str | None = None
+    tasks: set[str] = field(default_factory=set)
+
+    def add(self, run: PlannedRun) -> None:
+        self.threads, self.teacher = run.threads, _teacher_of(run)
+        self.tasks.add(run.task)
+
+
+class Schedule:
+    """Runs that wait for a worker. Knows nothing of processes and files."""
+
+    def __init__(self, runs: Iterable[PlannedRun], done: Iterable[str] = ()) -> None:
+        """Take the runs to be done; `done` are ids of teachers that are there already."""
+        self.waiting = {run.run_id: run for run in runs}
+        self._done = set(done)
+
+    def take(self, warm: Warm, elsewhere: Container[str | None] = ()) -> PlannedRun | None:
+        """Take out the run that suits a worker best; None if no run can start now.
+
+        Args:
+            warm: what the worker has in memory.
+            elsewhere: teachers that other workers have in memory, whose students are better left to them.
+        """
+        ready = [run for run in self.waiting.values() if self._can_start(run)]
+        if not ready:
+            return None
+        best = min(ready, key=lambda run: _distance(run, warm, elsewhere))  # the first one of equals
+        return self.waiting.pop(best.run_id)
+
+    def put_back(self, run: PlannedRun) -> None:
+        self.waiting[run.run_id] = run
+
+    def finish(self, run: PlannedRun) -> None:
+        """Note that a run is done: its students may start."""
+        self._done.add(run.run_id)
+
+    def block(self, teacher: str) -> list[PlannedRun]:
+        """Take out the students of a teacher that failed."""
+        students = [run for run in self.waiting.values() if run.teacher == teacher]
+        for run in students:
+            del self.waiting[run.run_id]
+        return students
+
+    def _can_start(self, run: PlannedRun) -> bool:
+        return run.teacher is None or run.teacher in self._done
+
+
+def _teacher_of(run: PlannedRun) -> str:
+    return run.teacher or run.run_id
+
+
+def _distance(run: PlannedRun, warm: Warm, elsewhere: Container[str | None]) -> tuple[bool, ...]:
+    teacher = _teacher_of(run)
+    return (
+        run.role != "teacher",
+        run.threads != warm.threads,
+        teacher != warm.teacher,
+        teacher in elsewhere,
+        run.task not in warm.tasks,
+    )

@@ -1,0 +1,233 @@
+"""The run store: one folder per run, and the state of each run read from the files in it.
+
+This module only reads (claims.py writes) and imports nothing heavy, so status and report pages stay quick and
+work where torch is not installed.
+
+A run folder holds, in the order in which the files appear:
+    claim.json    who works on the run: host, process, token, start time
+    config.json   the settings of the run
+    log.txt       everything that the run printed
+    heartbeat     touched every few seconds by the holder; carries phase, step and steps
+    work-TOKEN/   files of the attempt with that token
+    committed/    what the folder of the one attempt that counts is renamed to, then moved out of
+    failed.json   reason and traceback of a failure
+    record.json, history.jsonl, ...   the results
+    done          written last: from here on the run is finished
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+CLAIM, CONFIG, HEARTBEAT, FAILED, DONE = "claim.json", "config.json", "heartbeat", "failed.json", "done"
+COMMITTED, COMMIT = "committed", "commit.json"
+LOG, RECORD, WORK_PREFIX = "log.txt", "record.json", "work-"
+
+BEAT_SECONDS = 5.0
+# Many beats: a file server may show a new time stamp only when its attribute cache expires (60 s on NFS).
+STALE_SECONDS = 120.0
+
+
+class State(StrEnum):
+    """What the files of a run say about it."""
+
+    MISSING = "missing"
+    RUNNING = "running"
+    STALE = "stale"
+    FAILED = "failed"
+    BLOCKED = "blocked"
+    DONE = "done"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: `step` of `steps` in `phase`."""
+
+    phase: str
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that holds a claim; `ticks`, its start time, tells it from a later one of that number."""
+
+    host: str
+    namespace: str
+    pid: int
+    ticks: str
+    token: str
+    started: float
+
+    @property
+    def gone(self) -> bool:
+        """True if the process is known to have ended; a process of another machine is never known."""
+        if (self.host, self.namespace) != this_machine():
+            return False
+        return process_ticks(self.pid) != self.ticks
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of run folders.
+
+    Attributes:
+        root: the folder.
+        stale_after: seconds without a heartbeat after which a run's holder is presumed dead.
+    """
+
+    root: Path
+    stale_after: float = STALE_SECONDS
+
+    def folder(self, run_id: str) -> Path:
+        return self.root / run_id
+
+    def log(self, run_id: str) -> Path:
+        return self.folder(run_id) / LOG
+
+    def plan_path(self, suite: str, preset: str) -> Path:
+        return self.root / "plans" / f"{suite}-{preset}.parquet"
+
+    def plans(self, pattern: str) -> list[Path]:
+        """Plans whose names, `SUITE-PRESET`, match a pattern."""
+        return sorted((self.root / "plans").glob(f"{pattern}.parquet"))
+
+    def plan(self, suite: str, preset: str) -> list[dict[str, Any]]:
+        """Rows of the plan that the last launch of a suite wrote; columns as in plan.py.
+
+        Raises:
+            FileNotFoundError: the suite was never launched into this store.
+        """
+        import pyarrow.parquet as pq
+
+        rows: list[dict[str, Any]] = pq.read_table(self.plan_path(suite, preset)).to_pylist()
+        return rows
+
+    def state(self, run_id: str) -> State:
+        """State of a run from its files; one directory listing in the common cases."""
+        names = self._names(run_id)
+        if DONE in names:
+            return State.DONE
+        if CLAIM in names:
+            return self._claimed_state(run_id, names)
+        return self._failed_state(run_id) if FAILED in names else State.MISSING
+
+    def record(self, run_id: str) -> dict[str, Any] | None:
+        """The record of a finished run, None for any other."""
+        if self.state(run_id) is not State.DONE:
+            return None
+        return read_json(self.folder(run_id) / RECORD)
+
+    def records(self, run_ids: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """Records of the finished ones among `run_ids`, in their order."""
+        for run_id in run_ids:
+            if (record := self.record(run_id)) is not None:
+                yield record
+
+    def failure(self, run_id: str) -> dict[str, Any]:
+        """`kind`, `reason`, `traceback` of a failed run; empty if it did not fail."""
+        return read_json(self.folder(run_id) / FAILED) or {}
+
+    def reason(self, run_id: str) -> str:
+        """Why a run failed, in one line; empty if it did not fail."""
+        return str(self.failure(run_id).get("reason", ""))
+
+    def seconds(self, run_id: str) -> float | None:
+        """Measured duration of a finished run."""
+        return (read_json(self.folder(run_id) / DONE) or {}).get("seconds")
+
+    def progress(self, run_id: str) -> Progress | None:
+        """What the holder of a run last told of its progress."""
+        beat = read_json(self.folder(run_id) / HEARTBEAT)
+        return Progress(beat["phase"], beat["step"], beat["steps"]) if beat else None
+
+    def holder(self, run_id: str) -> Holder | None:
+        """Who holds the claim on a run, dead or alive."""
+        claim = read_json(self.folder(run_id) / CLAIM)
+        return Holder(**claim) if claim else None
+
+    def alive(self, run_id: str) -> bool:
+        """True while the claim's holder is not known to be gone and its last sign of life is recent."""
+        holder = self.holder(run_id)
+        return holder is not None and not holder.gone and self._silence(run_id) <= self.stale_after
+
+    def _names(self, run_id: str) -> frozenset[str]:
+        try:
+            return frozenset(path.name for path in self.folder(run_id).iterdir())
+        except FileNotFoundError:
+            return frozenset()
+
+    def _claimed_state(self, run_id: str, names: frozenset[str]) -> State:
+        if self.alive(run_id):
+            return State.RUNNING
+        return self._failed_state(run_id) if FAILED in names else State.STALE
+
+    def _failed_state(self, run_id: str) -> State:
+        """Blocked only while the teacher that blocks is itself failed: its retry frees the student."""
+        failure = self.failure(run_id)
+        if failure.get("kind") != "blocked":
+            return State.FAILED
+        return State.BLOCKED if self.state(failure["teacher"]) is State.FAILED else State.MISSING
+
+    def _silence(self, run_id: str) -> float:
+        """Seconds since the claim was made or its holder last gave a sign of life."""
+        folder = self.folder(run_id)
+        return time.time() - max(_modified(folder / CLAIM), _modified(folder / HEARTBEAT))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None if there is no such file or it is damaged, for a state must always be readable."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def this_machine() -> tuple[str, str]:
+    """Host name and process namespace: only where both agree do process numbers mean the same."""
+    return socket.gethostname(), _process_namespace()
+
+
+@cache
+def _process_namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def process_ticks(pid: int) -> str | None:
+    """Start time of a process since boot; None if it does not run, "" where the system does not tell."""
+    if not Path("/proc/self/stat").exists():
+        return "" if _signalable(pid) else None
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # A zombie has ended, though its number stays taken until its parent asks for it.
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _signalable(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

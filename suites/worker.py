@@ -1,0 +1,200 @@
+"""A warm worker process: `python -m suites.worker`, started by the launcher, does one run after the other.
+
+Orders come in on the standard input and events go out on the standard output, one JSON object a line. All
+that a run prints goes to its log. The worker claims each run itself, so that a claim names the process
+that works on it; when the input ends, because the launcher did, the worker ends after its run.
+"""
+
+import argparse
+import faulthandler
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from gppdfd.errors import DataError, UsageError
+from suites.claims import Claim, ClaimLostError, Heartbeat, claim
+from suites.store import Progress, Store
+
+EXECUTE = "suites.execute:execute"
+REPORT_SECONDS = 0.2
+
+Execute = Callable[[Any, Path, Path, Path | None, Callable[[Progress], None]], None]
+
+
+class Stopped(BaseException):
+    """The launcher wants this process to end now: a request, which no `except Exception` may hold up."""
+
+
+@dataclass
+class Channel:
+    """Events to the launcher. A launcher that is gone is no reason to give up a run."""
+
+    stream: TextIO
+    _last: float = field(default=0.0, init=False)
+
+    def send(self, event: str, **content: Any) -> None:
+        with suppress(OSError):
+            print(json.dumps({"event": event, **content}), file=self.stream, flush=True)
+
+    def progress(self, progress: Progress) -> None:
+        """Send the progress, a few times a second at most."""
+        if time.monotonic() - self._last < REPORT_SECONDS:
+            return
+        self._last = time.monotonic()
+        self.send("progress", **asdict(progress))
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What all runs of this process have in common."""
+
+    store: Store
+    data_dir: Path | None
+    execute: Execute
+    config_type: Any
+    channel: Channel
+
+    def do(self, run_id: str, config: dict[str, Any]) -> bool:
+        """Do one run and tell how it ended: `done`, `failed`, or `busy` if somebody else has it.
+
+        Returns:
+            False if the run failed.
+        """
+        self.channel.send("started")
+        made = claim(self.store, run_id)
+        if made is None:
+            self.channel.send("busy")
+            return True
+        try:
+            with _log_to(self.store.log(run_id)):
+                return self._attempt(made, config)
+        except Stopped:
+            made.release()
+            raise
+        except ClaimLostError:
+            made.release()
+            self.channel.send("busy")
+        return True
+
+    def _attempt(self, made: Claim, config: dict[str, Any]) -> bool:
+        started = time.monotonic()
+        try:
+            made.start(config)
+            with Heartbeat(made) as heartbeat:
+                self._execute(made, config, heartbeat)
+            seconds = time.monotonic() - started
+            made.commit(seconds)
+        except ClaimLostError:
+            raise
+        except (Exception, SystemExit) as error:
+            self._fail(made, error)
+            return False
+        self.channel.send("done", seconds=seconds)
+        return True
+
+    def _execute(self, made: Claim, config: dict[str, Any], heartbeat: Heartbeat) -> None:
+        def report(progress: Progress) -> None:
+            heartbeat.report(Progress(progress.phase, progress.step, progress.steps))
+            self.channel.progress(heartbeat.progress)
+
+        settings = self.config_type.model_validate(config)
+        self.execute(settings, made.work, self.store.root, self.data_dir, report)
+
+    def _fail(self, made: Claim, error: BaseException) -> None:
+        logging.error("the run failed", exc_info=error)
+        made.fail("error", describe(error), "".join(traceback.format_exception(error)))
+        self.channel.send("failed", reason=describe(error))
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line; the project's own messages are for users and need no type in front."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UsageError | DataError) else f"{type(error).__name__}: {text}"
+
+
+def load(name: str) -> Execute:
+    """Function named `module:function`."""
+    module, _, function = name.partition(":")
+    found: Execute = getattr(importlib.import_module(module), function)
+    return found
+
+
+def main() -> None:
+    """Do the runs that come in on the standard input."""
+    options = _options()
+    channel = _take_stdout()
+    faulthandler.enable()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    execute = load(options.execute)
+    config_type = importlib.import_module("suites.config").RunConfig
+    worker = Worker(Store(options.store), options.data_dir, execute, config_type, channel)
+    channel.send("ready")
+    signal.signal(signal.SIGTERM, _stop)
+    with suppress(Stopped):
+        _serve(worker)
+
+
+def _serve(worker: Worker) -> None:
+    for line in iter(sys.stdin.readline, ""):
+        if not worker.do(**json.loads(line)) and _uses_gpu():
+            # An error on a GPU can leave it unusable for this process: let the launcher start another one.
+            return
+
+
+def _uses_gpu() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.cuda.is_initialized()
+
+
+def _stop(*_: object) -> None:
+    raise Stopped
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m suites.worker", description="Started by suites.run.")
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--execute", default=EXECUTE)
+    return parser.parse_args()
+
+
+def _take_stdout() -> Channel:
+    """Keep the standard output for events; what libraries print there goes to the standard error output."""
+    stream = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    os.dup2(2, 1)
+    return Channel(stream)
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Send all output of this process, of C libraries too, to the end of a file."""
+    kept = os.dup(2)
+    with path.open("ab") as log:
+        _point_output_to(log.fileno())
+    print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} process {os.getpid()}", file=sys.stderr)
+    try:
+        yield
+    finally:
+        _point_output_to(kept)
+        os.close(kept)
+
+
+def _point_output_to(descriptor: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+
+
+if __name__ == "__main__":
+    main()
