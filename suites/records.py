@@ -42,13 +42,20 @@ class TeacherScores(_Part):
 
 
 class Size(_Part):
-    """Sizes of the finished model; `flops_task` at the task's mean length, `flops_128` at 128 tokens."""
+    """Sizes of the finished model and of the dense one; FLOPs at the task's mean length."""
 
     encoder_dense: int
     encoder_kept: int
     sparsity: float
     flops_task: int
-    flops_128: int
+    flops_task_dense: int | None = None
+
+    @property
+    def flops_ratio(self) -> float:
+        """How many times fewer FLOPs than the dense model, NaN if unknown."""
+        if not self.flops_task_dense or not self.flops_task:
+            return float("nan")
+        return self.flops_task_dense / self.flops_task
 
 
 class Data(_Part):
@@ -88,6 +95,7 @@ class Record(_Part):
     size: Size
     data: Data
     timings: dict[str, float] = {}
+    steps: dict[str, int] = {}
     selection: Selection
     warnings: tuple[str, ...] = ()
     constant_predictions: tuple[str, ...] = ()
@@ -97,8 +105,8 @@ class Record(_Part):
 
     @property
     def seconds(self) -> float:
-        """Wall-clock time of the whole run."""
-        return sum(self.timings.values())
+        """Wall-clock time of the whole run; its phases added up where no total was taken."""
+        return self.timings.get("total", sum(self.timings.values()))
 
     @property
     def missed_target(self) -> bool:
@@ -273,7 +281,7 @@ def _state(store: Path, run_id: str, reachable: bool, reason: str) -> tuple[str,
     if (store / run_id / "done").exists():
         return "done", ""
     failed = store / run_id / "failed.json"
-    return ("failed", _failure(failed)) if failed.is_file() else ("missing", "")
+    return _failure(failed) if failed.is_file() else ("missing", "")
 
 
 def _with_blocked(runs: "pd.DataFrame") -> "pd.DataFrame":
@@ -289,14 +297,16 @@ def _with_blocked(runs: "pd.DataFrame") -> "pd.DataFrame":
     )
 
 
-def _failure(path: Path) -> str:
-    """First line of a failed run's reason; a report must not stop over an unreadable one."""
+def _failure(path: Path) -> tuple[str, str]:
+    """State and first line of the reason; a report must not stop over a reason that cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return "reason unreadable"
-    given = [content.get(key) for key in ("message", "reason", "error")] if isinstance(content, dict) else []
-    return next((_first_line(text) for text in given if text), "no reason given")
+        return "failed", "reason unreadable"
+    if not isinstance(content, dict):
+        return "failed", "reason unreadable"
+    state = "blocked" if content.get("kind") == "blocked" else "failed"
+    return state, _first_line(content.get("reason") or "no reason given")
 
 
 def _first_line(text: object) -> str:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from suites.records import Record, Results
+from suites.records import Results
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,10 +65,3 @@ def majority_scores(results: Results) -> dict[tuple[str, str, str], float]:
 def no_evidence(score: float, majority: float) -> bool:
     """Whether a score is at most one point above the majority class (both fractions)."""
     return score <= majority + POINT + _ROUNDING
-
-
-def flops_ratio(record: Record, dense: Record | None) -> float:
-    """How many times fewer FLOPs than `dense` a model needs at its task's mean length (NaN if unknown)."""
-    if dense is None or not record.size.flops_task:
-        return float("nan")
-    return dense.size.flops_task / record.size.flops_task

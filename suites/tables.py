@@ -11,7 +11,7 @@ from suites.cells import GLUE, NAN, Cells, RowKey, ScoreColumn, metric_label
 from suites.formats import NO_EVIDENCE, Block, Cell, Column, Number, Row, Table
 from suites.provenance import provenance
 from suites.records import PlannedRun, Record, Results
-from suites.statistics import Summary, flops_ratio
+from suites.statistics import Summary
 
 INCOMPLETE = "no average: a task of this row has no finished run"
 NOT_PLANNED = "not planned"
@@ -205,8 +205,8 @@ def _main_notes(cells: Cells) -> list[str]:
 _SIZE_COLUMNS = ("runs", "parameters (M)", "true sparsity (%)", "FLOPs ratio", "seconds")
 _SIZE_NOTES = (
     "Means over the finished runs. Parameters: kept weights and biases of the encoder's attention and "
-    "feed-forward linear maps, in millions. FLOPs ratio: the teacher's over the model's, at the task's mean "
-    "length. Seconds: wall clock of one run, its teacher's not included.",
+    "feed-forward linear maps, in millions. FLOPs ratio: the dense model's over this one's, at the task's "
+    "mean length. Seconds: wall clock of one run, its teacher's not included.",
 )
 
 
@@ -233,16 +233,9 @@ def _sizes(cells: Cells, row: RowKey) -> tuple[Cell, ...]:
         Cell((Number(str(len(records))),), unfinished),
         _mean("{:.3f}", [record.size.encoder_kept / 1e6 for record in records]),
         replace(_mean("{:.1f}", [100 * record.size.sparsity for record in records]), marks=off),
-        _mean("{:.2f}", [flops_ratio(record, _dense(cells.results, record)) for record in records]),
+        _mean("{:.2f}", [record.size.flops_ratio for record in records]),
         _mean("{:.1f}", [record.seconds for record in records]),
     )
-
-
-def _dense(results: Results, record: Record) -> Record | None:
-    """The dense model that a run is compared with: its teacher, or itself."""
-    if record.role == "teacher":
-        return record
-    return results.records.get(record.teacher.run_id) if record.teacher else None
 
 
 def _mean(form: str, values: Sequence[float]) -> Cell:
