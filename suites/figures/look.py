@@ -1,4 +1,4 @@
-"""What all figures share: the style sheet, saving, the look of each method and the legend below the panels."""
+"""What all figures share: the style sheet, saving, the look of each method, the legend below the panels."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
