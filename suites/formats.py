@@ -9,8 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gppdfd.files import write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DASH = "–"
 NO_EVIDENCE = "at most 1 point above the majority class (primary metric): no evidence of learning"
@@ -249,11 +253,7 @@ def to_latex(table: Table) -> str:
     """A floating booktabs table with its notes below; needs the packages booktabs and graphicx."""
     import pandas as pd
 
-    signs = table.signs()
-    heads = [("", LATEX.escape(name)) for name in table.corner] + [
-        (_head(column, LATEX, signs), LATEX.escape("/".join(column.parts))) for column in table.columns
-    ]
-    frame = pd.DataFrame(LATEX.grid(table), columns=pd.MultiIndex.from_tuples(heads))
+    frame = pd.DataFrame(LATEX.grid(table), columns=_latex_heads(table))
     text = frame.style.hide(axis="index").to_latex(
         hrules=True,
         column_format="ll" + "r" * len(table.columns),
@@ -265,6 +265,19 @@ def to_latex(table: Table) -> str:
         multicol_align="r",
     )
     return "% needs \\usepackage{booktabs,graphicx}\n" + _with_notes(_with_rules(text, table), table)
+
+
+def _latex_heads(table: Table) -> "pd.Index":
+    """One header row, or two where cells have several named numbers."""
+    import pandas as pd
+
+    signs = table.signs()
+    corner = [LATEX.escape(name) for name in table.corner]
+    titles = [_head(column, LATEX, signs) for column in table.columns]
+    parts = [LATEX.escape("/".join(column.parts)) for column in table.columns]
+    if not any(parts):
+        return pd.Index([*corner, *titles])
+    return pd.MultiIndex.from_tuples([*(("", name) for name in corner), *zip(titles, parts, strict=True)])
 
 
 def _with_rules(text: str, table: Table) -> str:

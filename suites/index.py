@@ -10,12 +10,12 @@ from suites.records import Results
 SCORES, INDICATORS = "score_against_sparsity", "indicators"
 _CAPTIONS = {
     SCORES: (
-        "Score against sparsity: primary metric of each task, and the average over the tasks. Points stand at "
-        "the sparsity reached; bars are standard deviations over seeds; hollow points are no evidence of learning."
+        "Score against sparsity: primary metric of each task, and the average over the tasks. Points stand "
+        "at the sparsity reached; bars are standard deviations over seeds; hollow points are no evidence."
     ),
     INDICATORS: (
-        "Indicator values of sampled units over the search, smooth real to binary (left) and hard (right): kept "
-        "units solid, pruned units dashed, the scheduled sparsity dotted."
+        "Indicator values of sampled units over the search, smooth real to binary (left) and hard (right): "
+        "kept units solid, pruned units dashed, the scheduled sparsity dotted on the same scale."
     ),
 }
 

@@ -2,21 +2,19 @@
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 from gppdfd.errors import DataError, UsageError
 from gppdfd.files import write_text
 from suites.figures import indicator_figure, indicator_pair, save_figure, score_figure
+from suites.figures.indicators import NOTHING, Wanted
 from suites.formats import Table, write_table
 from suites.index import INDICATORS, SCORES, index_page
 from suites.records import Results, plan_path, read_results
 from suites.tables import main_table, size_table
 
 STORE = Path("results/runs")
-Wanted = Mapping[str, str | float | int]
-NOTHING: Wanted = MappingProxyType({})
 _SHOW_HELP = "which run the indicator figure shows: task=, sparsity=, seed="
 _AXES = {"task": str, "sparsity": float, "seed": int}
 

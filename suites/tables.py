@@ -13,7 +13,7 @@ from suites.provenance import provenance
 from suites.records import PlannedRun, Record, Results
 from suites.statistics import Summary
 
-INCOMPLETE = "no average: a task of this row has no finished run"
+INCOMPLETE = "no average: no seed of this row finished every task"
 NOT_PLANNED = "not planned"
 MISSED_AVERAGE = "averages runs that missed their sparsity target"
 _CORNER = ("sparsity", "method")

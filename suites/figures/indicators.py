@@ -1,7 +1,8 @@
 """Indicator values over the search: the smooth real-to-binary path against the hard variant."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ _SCHEDULE: Look = {"color": "black", "linewidth": 1.8, "linestyle": (0, (1.2, 1.
 _HARD = "mask=hard_gradual"
 Schedule = Sequence[tuple[float, float]]
 Pair = tuple[PlannedRun, PlannedRun]
+Wanted = Mapping[str, str | float | int]
+NOTHING: Wanted = MappingProxyType({})
 
 
 def indicator_pair(
@@ -124,13 +127,22 @@ def _draw_units(axis: "Axes", trace: "pd.DataFrame", schedule: Schedule) -> None
     values = trace.pivot(index="step", columns=["layer", "unit"], values="z")
     kept = values.iloc[-1].to_numpy() > 0.5
     for chosen, look in ((~kept, _PRUNED_LINE), (kept, _KEPT_LINE)):
-        lines = [list(zip(values.index, unit, strict=True)) for unit in values.to_numpy().T[chosen]]
-        axis.add_collection(LineCollection(lines, **look))
+        paths = [_path(values.index, unit) for unit in values.to_numpy().T[chosen]]
+        axis.add_collection(LineCollection(paths, **look))
     if schedule:
         axis.plot(*zip(*schedule, strict=True), **_SCHEDULE)
     axis.set_ylim(-0.04, 1.04)
     axis.margins(x=0.02)
     axis.autoscale(axis="x")
+
+
+def _path(steps: Iterable[float], values: Iterable[float]) -> list[tuple[float, float]]:
+    """Points of one unit's line; a mask that is only ever 0 or 1 jumps instead of sloping."""
+    points = list(zip(steps, values, strict=True))
+    if any(value not in (0, 1) for _, value in points):
+        return points
+    jumps = [(step, before) for (_, before), (step, _) in pairwise(points)]
+    return points[:1] + [point for pair in zip(jumps, points[1:], strict=True) for point in pair]
 
 
 def _unit_handles() -> list[Any]:
@@ -139,5 +151,5 @@ def _unit_handles() -> list[Any]:
     return [
         Line2D([], [], color=_KEPT, linewidth=1.0, label="kept unit"),
         Line2D([], [], color=_PRUNED, linewidth=1.0, linestyle=(0, (4, 1.5)), label="pruned unit"),
-        Line2D([], [], label="scheduled sparsity (same scale)", **_SCHEDULE),
+        Line2D([], [], label="scheduled sparsity", **_SCHEDULE),
     ]

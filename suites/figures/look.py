@@ -64,5 +64,5 @@ def look_handles(looks: Mapping[str, Look]) -> list[Any]:
 def legend_below(figure: "Figure", handles: Sequence[Any]) -> None:
     """One legend under all panels, in as many columns as its longest label lets fit."""
     longest = max(len(handle.get_label()) for handle in handles)
-    columns = max(1, int(figure.get_figwidth() / (0.5 + 0.068 * longest)))
+    columns = max(1, int(figure.get_figwidth() / (0.55 + 0.056 * longest)))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)))

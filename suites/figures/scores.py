@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _TEACHER: Look = {"color": "black", "linewidth": 1.0, "zorder": 1}
 _MAJORITY: Look = {"color": "black", "linewidth": 1.0, "linestyle": ":", "zorder": 1}
-_HOLLOW: Look = {"color": "black", "linestyle": "none", "marker": "o", "markerfacecolor": "white"}
+_HOLLOW: Look = {"linestyle": "none", "markerfacecolor": "white", "zorder": 4}
 
 
 @dataclass(frozen=True)
@@ -100,17 +100,25 @@ def score_figure(results: Results) -> "Figure":
     students = [run for run in results.planned if run.role == "student"]
     with style():
         figure = Figure(figsize=(max(2.5 * columns, 5.0), 1.85 * rows + 1.3), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
         looks = looks_of(run.label for run in students)
         for axis, panel in zip(axes, panels, strict=False):
             _draw_panel(axis, panel, looks)
             _tick_targets(axis, {run.sparsity for run in students})
         for spare in axes[len(panels) :]:
             spare.set_axis_off()
-        figure.supxlabel("encoder sparsity", fontsize=8.5)
-        figure.supylabel("score × 100", fontsize=8.5)
+        _label_edges(axes[: len(panels)], columns)
+        figure.align_ylabels()
         legend_below(figure, [*look_handles(looks), *_level_handles(panels)])
     return figure
+
+
+def _label_edges(axes: Sequence["Axes"], columns: int) -> None:
+    """Axis labels on the left and on the lowest panel of each column only."""
+    for axis in axes[-columns:]:
+        axis.set_xlabel("encoder sparsity")
+    for axis in axes[::columns]:
+        axis.set_ylabel("score × 100")
 
 
 def _draw_panel(axis: "Axes", panel: Panel, looks: Mapping[str, Look]) -> None:
@@ -142,14 +150,18 @@ def _draw_curve(axis: "Axes", points: Sequence[Point], look: Look) -> None:
     axis.errorbar(sparsities, scores, [point.sd for point in points], capsize=2, elinewidth=0.9, **look)
     hollow = [(point.sparsity, point.score) for point in points if point.weak]
     if hollow:
-        axis.plot(*zip(*hollow, strict=True), **{**look, "linestyle": "none", "markerfacecolor": "white"})
+        axis.plot(*zip(*hollow, strict=True), **(look | _HOLLOW))
 
 
 def _tick_targets(axis: "Axes", targets: Iterable[float]) -> None:
-    """Ticks at the suite's own sparsities while they are few enough to read."""
-    ticks = sorted(targets)
-    if len(ticks) <= 6:
-        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    """Ticks at the suite's own sparsities, from the highest down, those left out that would touch another."""
+    descending = sorted(targets, reverse=True)
+    room = 0.13 * (descending[0] - descending[-1])
+    ticks: list[float] = []
+    for target in descending:
+        if not ticks or ticks[-1] - target >= room:
+            ticks.append(target)
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
 
 
 def _level_handles(panels: Sequence[Panel]) -> list[Any]:
@@ -160,5 +172,5 @@ def _level_handles(panels: Sequence[Panel]) -> list[Any]:
         Line2D([], [], label="majority class", **_MAJORITY),
     ]
     if any(point.weak for panel in panels for curve in panel.curves.values() for point in curve):
-        handles.append(Line2D([], [], label="hollow: no evidence (see table)", **_HOLLOW))
+        handles.append(Line2D([], [], label="hollow: no evidence", color="black", marker="o", **_HOLLOW))
     return handles
