@@ -1,0 +1,176 @@
+"""Score against sparsity: a panel per task and one for the average, a line per method."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, isnan, nan
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from suites.cells import Cells, RowKey, ScoreColumn, metric_label
+from suites.figures.look import Look, legend_below, look_handles, looks_of, style
+from suites.records import Results
+from suites.statistics import Summary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_TEACHER: Look = {"color": "black", "linewidth": 1.0, "zorder": 1}
+_MAJORITY: Look = {"color": "black", "linewidth": 1.0, "linestyle": ":", "zorder": 1}
+_HOLLOW: Look = {"linestyle": "none", "markerfacecolor": "white", "zorder": 4}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One method at one sparsity: `sparsity` is what was reached, scores are percentages, no sd is NaN."""
+
+    sparsity: float
+    score: float
+    sd: float
+    weak: bool
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel: a curve per method label, and the two levels that every curve is read against."""
+
+    title: str
+    curves: Mapping[str, Sequence[Point]]
+    teacher: float
+    majority: float
+
+
+def score_panels(results: Results) -> list[Panel]:
+    """One panel per task (primary metric, selection split) and, with several tasks, one for the average."""
+    cells = Cells(results)
+    panels = [_task_panel(cells, column) for column in cells.tasks]
+    return [*panels, _average_panel(cells)] if len(panels) > 1 else panels
+
+
+def _task_panel(cells: Cells, column: ScoreColumn) -> Panel:
+    metric = cells.primary(column.task)
+    points = {
+        row: _point(cells, row, [column], cells.summaries(row, column).get(metric), cells.weak(row, column))
+        for row in cells.rows("student")
+    }
+    teachers = [cells.summaries(row, column).get(metric) for row in cells.rows("teacher")]
+    title = f"{column.title} ({metric_label(metric)})"
+    return Panel(title, _curves(points), _level(teachers), 100 * cells.majority(column, metric))
+
+
+def _average_panel(cells: Cells) -> Panel:
+    points = {row: _point(cells, row, cells.tasks, cells.averages.get(row)) for row in cells.rows("student")}
+    teachers = [cells.averages.get(row) for row in cells.rows("teacher")]
+    majority = fmean(cells.majority(column, cells.primary(column.task)) for column in cells.tasks)
+    return Panel("average", _curves(points), _level(teachers), 100 * majority)
+
+
+def _point(
+    cells: Cells, row: RowKey, columns: Sequence[ScoreColumn], summary: Summary | None, weak: bool = False
+) -> Point:
+    if summary is None:
+        return Point(row[1], nan, nan, False)
+    records = [
+        record for column in columns for record in cells.done(cells.by_cell.get((*row, column.task), []))
+    ]
+    reached = fmean(record.size.sparsity for record in records)
+    return Point(reached, 100 * summary.mean, 100 * summary.sd if summary.n > 1 else nan, weak)
+
+
+def _curves(points: Mapping[RowKey, Point]) -> dict[str, list[Point]]:
+    """Points by label in order of their target."""
+    curves: dict[str, list[Point]] = {}
+    for (label, _), point in points.items():
+        curves.setdefault(label, []).append(point)
+    return curves
+
+
+def _level(summaries: Iterable[Summary | None]) -> float:
+    """The first known mean in percent: the dense row that the suite names first."""
+    return next((100 * summary.mean for summary in summaries if summary), nan)
+
+
+def score_figure(results: Results) -> "Figure":
+    """Score against sparsity: a panel per task and the average, a line per method."""
+    from matplotlib.figure import Figure
+
+    panels = score_panels(results)
+    columns = min(3, len(panels))
+    rows = ceil(len(panels) / columns)
+    students = [run for run in results.planned if run.role == "student"]
+    with style():
+        figure = Figure(figsize=(max(2.5 * columns, 5.0), 1.85 * rows + 1.3), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+        looks = looks_of(run.label for run in students)
+        for axis, panel in zip(axes, panels, strict=False):
+            _draw_panel(axis, panel, looks)
+            _tick_targets(axis, {run.sparsity for run in students})
+        for spare in axes[len(panels) :]:
+            spare.set_axis_off()
+        _label_edges(axes[: len(panels)], columns)
+        figure.align_ylabels()
+        legend_below(figure, [*look_handles(looks), *_level_handles(panels)])
+    return figure
+
+
+def _label_edges(axes: Sequence["Axes"], columns: int) -> None:
+    """Axis labels on the left and on the lowest panel of each column only."""
+    for axis in axes[-columns:]:
+        axis.set_xlabel("encoder sparsity")
+    for axis in axes[::columns]:
+        axis.set_ylabel("score × 100")
+
+
+def _draw_panel(axis: "Axes", panel: Panel, looks: Mapping[str, Look]) -> None:
+    axis.set_title(panel.title)
+    axis.axhline(panel.teacher, **_TEACHER)
+    axis.axhline(panel.majority, **_MAJORITY)
+    shifts = _shifts(panel)
+    for label, points in panel.curves.items():
+        shifted = [replace(point, sparsity=point.sparsity + shifts[label]) for point in points]
+        _draw_curve(axis, shifted, looks[label])
+    axis.margins(x=0.1, y=0.08)
+
+
+def _shifts(panel: Panel) -> dict[str, float]:
+    """Small steps to the side, so that error bars of several methods stay apart; none without error bars."""
+    points = [point for curve in panel.curves.values() for point in curve]
+    if all(isnan(point.sd) for point in points):
+        return dict.fromkeys(panel.curves, 0.0)
+    reached = [point.sparsity for point in points]
+    width = 0.06 * (max(reached) - min(reached))
+    count = len(panel.curves)
+    return {label: width * ((place + 0.5) / count - 0.5) for place, label in enumerate(panel.curves)}
+
+
+def _draw_curve(axis: "Axes", points: Sequence[Point], look: Look) -> None:
+    """A line that breaks where a score is missing; hollow markers where the score is no evidence."""
+    sparsities = [point.sparsity for point in points]
+    scores = [point.score for point in points]
+    axis.errorbar(sparsities, scores, [point.sd for point in points], capsize=2, elinewidth=0.9, **look)
+    hollow = [(point.sparsity, point.score) for point in points if point.weak]
+    if hollow:
+        axis.plot(*zip(*hollow, strict=True), **(look | _HOLLOW))
+
+
+def _tick_targets(axis: "Axes", targets: Iterable[float]) -> None:
+    """Ticks at the suite's own sparsities, from the highest down, those left out that would touch another."""
+    descending = sorted(targets, reverse=True)
+    room = 0.13 * (descending[0] - descending[-1])
+    ticks: list[float] = []
+    for target in descending:
+        if not ticks or ticks[-1] - target >= room:
+            ticks.append(target)
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+
+
+def _level_handles(panels: Sequence[Panel]) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], label="teacher", **_TEACHER),
+        Line2D([], [], label="majority class", **_MAJORITY),
+    ]
+    if any(point.weak for panel in panels for curve in panel.curves.values() for point in curve):
+        handles.append(Line2D([], [], label="hollow: no evidence", color="black", marker="o", **_HOLLOW))
+    return handles

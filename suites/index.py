@@ -1,0 +1,80 @@
+"""The index page of a report: a README that shows the tables, the figures and what is missing."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+
+from suites.formats import MARKDOWN, Table, to_markdown
+from suites.provenance import commits, last_date, progress
+from suites.records import Results
+
+SCORES, INDICATORS = "score_against_sparsity", "indicators"
+_CAPTIONS = {
+    SCORES: (
+        "Score against sparsity: primary metric of each task, and the average over the tasks. Points stand "
+        "at the sparsity reached; bars are standard deviations over seeds; hollow points are no evidence."
+    ),
+    INDICATORS: (
+        "Indicator values of sampled units over the search, smooth real to binary (left) and hard (right): "
+        "kept units solid, pruned units dashed, the scheduled sparsity dotted on the same scale."
+    ),
+}
+
+
+def index_page(
+    title: str, command: str, results: Results, tables: Sequence[Table], figures: Collection[str]
+) -> str:
+    """Markdown that shows everything of one report.
+
+    Args:
+        command: what makes this report again.
+        figures: names of the figures that were written beside the page.
+    """
+    made = f"{progress(results)}; newest record {last_date(results)}, commit {commits(results)}."
+    parts = [
+        f"# {title}",
+        f"{made} Made from the stored records alone by\n\n    {command}",
+        *map(_table, tables),
+        *(_figure(name, name in figures) for name in _CAPTIONS),
+        *_unfinished(results),
+        *_warnings(results),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(table: Table) -> str:
+    files = ", ".join(f"[{kind}]({table.name}.{kind})" for kind in ("csv", "md", "tex"))
+    return f"{to_markdown(table)}\nThis table as {files}."
+
+
+def _figure(name: str, written: bool) -> str:
+    if not written:
+        return f"*No figure `{name}`: the runs it needs are not finished or not in this suite.*"
+    return f"![{_CAPTIONS[name]}]({name}.png)\n\n{_CAPTIONS[name]} As [pdf]({name}.pdf)."
+
+
+def _unfinished(results: Results) -> Iterator[str]:
+    escape = MARKDOWN.escape
+    rows = [
+        f"| {escape(run.run_id)} | {run.state} | {escape(run.note)} |"
+        for run in results.planned
+        if run.state != "done"
+    ]
+    if rows:
+        head = ["## Runs without a result", "", "| run | state | reason |", "| :-- | :-- | :-- |"]
+        yield "\n".join([*head, *rows])
+
+
+def _warnings(results: Results) -> Iterator[str]:
+    """Each warning of the records once, with the runs that gave it."""
+    runs = defaultdict(list)
+    for run_id, record in results.records.items():
+        for warning in record.warnings:
+            runs[warning].append(run_id)
+    lines = [MARKDOWN.escape(f"{warning}: {_some(names)}") for warning, names in runs.items()]
+    if lines:
+        yield "\n".join(["## Warnings in the records", "", *(f"- {line}" for line in lines)])
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

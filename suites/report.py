@@ -1,0 +1,135 @@
+"""`python -m suites.report SUITE`: tables, figures and an index page from stored records alone, no torch."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gppdfd.errors import DataError, UsageError
+from gppdfd.files import write_text
+from suites.figures import indicator_figure, indicator_pair, save_figure, score_figure
+from suites.figures.indicators import NOTHING, Wanted
+from suites.formats import Table, write_table
+from suites.index import INDICATORS, SCORES, index_page
+from suites.records import Results, plan_path, read_results
+from suites.tables import main_table, size_table
+
+STORE = Path("results/runs")
+_SHOW_HELP = "which run the indicator figure shows: task=, sparsity=, seed="
+_AXES = {"task": str, "sparsity": float, "seed": int}
+
+
+def default_out(suite: str, preset: str) -> Path:
+    """Folder of a suite's tables and figures."""
+    return Path("results") / suite / preset
+
+
+def write_report(
+    suite: str, preset: str, store: Path, plan: Path, out: Path, show: Wanted = NOTHING
+) -> list[Path]:
+    """Write all tables, figures and the index page of a launched suite.
+
+    Args:
+        plan: the launch's plan (`suites.records.plan_path`).
+        show: task, sparsity and seed of the indicator figure; default the first that is finished.
+
+    Returns:
+        The files written, the index page first.
+
+    Raises:
+        UsageError: no such plan, or nothing finished for `show`.
+        DataError: a stored file is broken or of another schema version.
+    """
+    results = read_results(plan, store)
+    tables = _tables(results, f"{suite}, preset {preset}")
+    figures = _write_figures(results, out, show)
+    paths = [path for table in tables for path in write_table(table, out)]
+    command = _command(suite, preset, store, out, show)
+    page = out / "README.md"
+    write_text(page, index_page(f"{suite}, preset {preset}", command, results, tables, list(figures)))
+    return [page, *paths, *(path for files in figures.values() for path in files)]
+
+
+def _tables(results: Results, what: str) -> list[Table]:
+    return [
+        main_table(results, f"Scores by method and task ({what})"),
+        size_table(results, f"Size and cost by method ({what})"),
+    ]
+
+
+def _write_figures(results: Results, out: Path, show: Wanted) -> dict[str, list[Path]]:
+    """Files of each figure that the finished runs allow."""
+    pair = indicator_pair(results, show)
+    written = {}
+    if any(record.role == "student" for record in results.records.values()):
+        written[SCORES] = save_figure(score_figure(results), SCORES, out)
+    if pair:
+        written[INDICATORS] = save_figure(indicator_figure(results, pair), INDICATORS, out)
+    return written
+
+
+def _command(suite: str, preset: str, store: Path, out: Path, show: Wanted) -> str:
+    options = [f"--preset {preset}"]
+    options += [f"--store {_portable(store)}"] if store != STORE else []
+    options += [f"--out {_portable(out)}"] if out != default_out(suite, preset) else []
+    options += ["--show " + " ".join(f"{axis}={value}" for axis, value in show.items())] if show else []
+    return f"python -m suites.report {suite} {' '.join(options)}"
+
+
+def _portable(path: Path) -> str:
+    """A path that means something on another machine, or the word DIR."""
+    return "DIR" if path.is_absolute() else path.as_posix()
+
+
+# --- the command ---
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0, 2 for a wrong request, 1 for broken files."""
+    options = _parser().parse_args(arguments)
+    try:
+        written = _report(options)
+    except UsageError as error:
+        return _refuse(error, 2)
+    except (DataError, OSError) as error:
+        return _refuse(error, 1)
+    print("\n".join(map(str, written)))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> list[Path]:
+    suite, preset, store = options.suite, options.preset, options.store
+    out = options.out or default_out(suite, preset)
+    return write_report(suite, preset, store, plan_path(store, suite, preset), out, _wanted(options.show))
+
+
+def _wanted(assignments: Sequence[str]) -> dict[str, str | float | int]:
+    """`["task=mrpc", "seed=1"]` as values of the right types."""
+    return dict(map(_assignment, assignments))
+
+
+def _assignment(text: str) -> tuple[str, str | float | int]:
+    axis, _, value = text.partition("=")
+    try:
+        return axis, _AXES[axis](value)
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"--show {text}: give task=NAME, sparsity=NUMBER or seed=NUMBER") from error
+
+
+def _refuse(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m suites.report", description=__doc__)
+    parser.add_argument("suite", help="a launched suite, such as glue_ablation")
+    parser.add_argument("--preset", default="micro", help="preset it was launched with (default: micro)")
+    parser.add_argument("--store", type=Path, default=STORE, metavar="DIR", help=f"runs (default: {STORE})")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to (default: results/SUITE/PRESET)")
+    parser.add_argument("--show", nargs="+", default=[], metavar="AXIS=VALUE", help=_SHOW_HELP)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
