@@ -10,7 +10,7 @@ from gppdfd.errors import DataError, UsageError
 from gppdfd.files import hash_files
 from gppdfd.quiet import quiet
 from gppdfd.seeds import derive_seed
-from gppdfd.structure import adapter_for
+from gppdfd.structure import Structure, adapter_for
 from gppdfd.tasks.base import TaskSpec
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -45,14 +45,15 @@ def model_content(name: str) -> str | None:
     return hash_files(files)
 
 
-def check_supported(name: str) -> None:
-    """Fail early if no adapter knows the architecture of a local or cached model.
+def load_structure(name: str) -> Structure:
+    """Units of a model, from its config alone.
 
     Raises:
         UsageError: no supported encoder.
         DataError: its config cannot be read.
     """
-    adapter_for(_guarded(name, AutoConfig.from_pretrained))
+    config = _guarded(name, AutoConfig.from_pretrained)
+    return adapter_for(config).structure(config)
 
 
 def load_tokenizer(name: str) -> Any:

@@ -1,6 +1,9 @@
 """One run: its frozen, validated settings, and the id that follows from all that decides its result."""
 
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -8,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from gppdfd.budget import Count, Target
 from gppdfd.files import canonical_json, hash_text
 from gppdfd.interface import Method, parse_method
-from gppdfd.tasks import task_spec
+from gppdfd.models import load_structure, model_content
+from gppdfd.structure import Structure
+from gppdfd.tasks import load_task, task_spec
 from gppdfd.training import Precision, TrainingConfig
 
 SCHEMA = 1
@@ -113,3 +118,35 @@ class RunConfig(BaseModel):
         method = re.sub(r"[^a-z0-9]+", "-", self.method).strip("-")
         digest = hash_text(canonical_json(self.identity()))[:10]
         return f"{self.task}-{method}{sparsity}-seed{self.seed}-{digest}"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Model and data of a launch, read and checked before anything starts.
+
+    Attributes:
+        model: content hash of a local model's files; None for a name on the hub.
+        data: by task, content hash of the rows in use.
+        structure: units of the model.
+    """
+
+    model: str | None
+    data: Mapping[str, str]
+    structure: Structure
+
+    def unreachable(self, run: RunConfig) -> str | None:
+        """Why a run's method cannot meet its target on this model, or None."""
+        pruner, _ = run.parsed.build()
+        return pruner.unreachable(self.structure, run.target)
+
+
+def read_inputs(model: str, data: DataConfig, tasks: Sequence[str], data_dir: Path | None) -> Inputs:
+    """Read what runs on `model` and `tasks` need.
+
+    Raises:
+        UsageError: the model is no supported encoder, or a task is unknown.
+        DataError: model or data are missing or damaged.
+    """
+    content, structure = model_content(model), load_structure(model)
+    rows = {task: load_task(task, data.source, data_dir, data.max_train_rows) for task in tasks}
+    return Inputs(content, {task: each.content for task, each in rows.items()}, structure)

@@ -72,9 +72,7 @@ class Display:
     `blocked` for runs that cannot start.
     """
 
-    def __init__(
-        self, plan: Sequence[PlannedRun], done: Collection[str], jobs: int, estimate: Estimate
-    ) -> None:
+    def __init__(self, plan: Sequence[PlannedRun], done: Collection[str], jobs: int, estimate: Estimate) -> None:
         """Begin with a plan.
 
         Args:

@@ -292,10 +292,7 @@ def _with_rules(text: str, table: Table) -> str:
 
 def _with_notes(text: str, table: Table) -> str:
     notes = "\n".join(f"{note}\\\\" for note in LATEX.footnotes(table)).removesuffix("\\\\")
-    below = (
-        "\\par\\smallskip\\begin{minipage}{\\linewidth}\\footnotesize\\raggedright\n"
-        f"{notes}\n\\end{{minipage}}"
-    )
+    below = f"\\par\\smallskip\\begin{{minipage}}{{\\linewidth}}\\footnotesize\\raggedright\n{notes}\n\\end{{minipage}}"
     return (
         text.replace("\\begin{tabular}", f"{_FIT}\n\\begin{{tabular}}")
         .replace("\\end{tabular}", "\\end{tabular}}")

@@ -148,11 +148,15 @@ class Request:
 
 @dataclass(frozen=True)
 class GridRun:
-    """A run and the row of the suite it belongs to; `order` is the position of that row."""
+    """A run and the row of the suite it belongs to.
+
+    `order` is the position of that row; `unreachable` says why the method cannot meet the run's target, if it cannot.
+    """
 
     config: Run
     row: MethodRow
     order: int
+    unreachable: str | None = None
 
 
 def suite_names() -> list[str]:
@@ -181,12 +185,9 @@ def expand(suite: Suite, request: Request) -> list[GridRun]:
     """
     preset = suite.preset(request.preset)
     axes = _axes(suite, preset, request)
-    where = f"{suite.name}, preset {request.preset}"
-    runs = [
-        GridRun(_run_config(_fields(preset, *point), where), point[2], suite.methods.index(point[2]))
-        for point in _points(axes)
-    ]
-    _refuse_duplicates(runs, where)
+    make = RunMaker(preset, f"{suite.name}, preset {request.preset}", axes.tasks, request)
+    runs = [make(suite.methods.index(point[0]), *point) for point in _points(axes)]
+    _refuse_duplicates(runs, make.where)
     return runs
 
 
@@ -321,39 +322,52 @@ def _filters(only: Sequence[str]) -> dict[str, list[str]]:
     return filters
 
 
-Point = tuple[int, str, MethodRow, float]
+Point = tuple[MethodRow, int, str, float]
 
 
 def _points(axes: _Axes) -> Iterator[Point]:
     for seed, task, row in product(axes.seeds, axes.tasks, axes.rows):
         for sparsity in (0.0,) if row.method == DENSE else axes.sparsities:
-            yield seed, task, row, sparsity
+            yield row, seed, task, sparsity
 
 
-def _fields(preset: Preset, seed: int, task: str, row: MethodRow, sparsity: float) -> dict[str, Any]:
-    # A dense run is a teacher run: what the students do in their training is no part of it.
-    training = {} if row.method == DENSE else preset.training
-    return {
-        "task": task,
-        "method": row.method,
-        "sparsity": sparsity,
-        "seed": seed,
-        "model": preset.model,
-        "data": preset.data,
-        "training": training,
-        "teacher": preset.teacher,
-        "precision": preset.precision,
-        "threads": preset.threads,
-        "select": preset.select,
-        "count": preset.count,
-    }
+class RunMaker:
+    """The one place where a preset and a point of the grid become a run.
 
+    Model and data are read once, so that what is wrong with them is said before anything starts.
+    """
 
-def _run_config(fields: dict[str, Any], where: str) -> Run:
-    """The one place where settings become a run; imported late, because it knows all methods."""
-    run_config: Any = importlib.import_module("suites.config").RunConfig
-    run: Run = validated(run_config, fields, where)
-    return run
+    def __init__(self, preset: Preset, where: str, tasks: Sequence[str], request: Request) -> None:
+        # Imported late, because it knows all methods and loads torch.
+        self._config: Any = importlib.import_module("suites.config")
+        data = validated(self._config.DataConfig, preset.data, f"{where}: data")
+        self.where, self._preset = where, preset
+        self._inputs = self._config.read_inputs(preset.model, data, tasks, request.data_dir)
+
+    def __call__(self, order: int, row: MethodRow, seed: int, task: str, sparsity: float) -> GridRun:
+        fields = self._fields(row, seed, task, sparsity)
+        config: Run = validated(self._config.RunConfig, fields, self.where)
+        return GridRun(config, row, order, self._inputs.unreachable(config))
+
+    def _fields(self, row: MethodRow, seed: int, task: str, sparsity: float) -> dict[str, Any]:
+        preset = self._preset
+        return {
+            "task": task,
+            "method": row.method,
+            "sparsity": sparsity,
+            "seed": seed,
+            "model": preset.model,
+            "model_content": self._inputs.model,
+            "data": preset.data,
+            "data_content": self._inputs.data[task],
+            # A dense run is a teacher run: what the students do in their training is no part of it.
+            "training": {} if row.method == DENSE else preset.training,
+            "teacher": preset.teacher,
+            "precision": preset.precision,
+            "threads": preset.threads,
+            "select": preset.select,
+            "count": preset.count,
+        }
 
 
 def _refuse_duplicates(runs: Iterable[GridRun], where: str) -> None:
@@ -361,7 +375,5 @@ def _refuse_duplicates(runs: Iterable[GridRun], where: str) -> None:
     for run in runs:
         run_id, method = run.config.run_id, run.row.method
         if run_id in rows:
-            raise UsageError(
-                f"{where}: {rows[run_id].method!r} and {method!r} make the same run twice: {run_id}"
-            )
+            raise UsageError(f"{where}: {rows[run_id].method!r} and {method!r} make the same run twice: {run_id}")
         rows[run_id] = run.row

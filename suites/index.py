@@ -20,9 +20,7 @@ _CAPTIONS = {
 }
 
 
-def index_page(
-    title: str, command: str, results: Results, tables: Sequence[Table], figures: Collection[str]
-) -> str:
+def index_page(title: str, command: str, results: Results, tables: Sequence[Table], figures: Collection[str]) -> str:
     """Markdown that shows everything of one report.
 
     Args:
@@ -55,9 +53,7 @@ def _figure(name: str, written: bool) -> str:
 def _unfinished(results: Results) -> Iterator[str]:
     escape = MARKDOWN.escape
     rows = [
-        f"| {escape(run.run_id)} | {run.state} | {escape(run.note)} |"
-        for run in results.planned
-        if run.state != "done"
+        f"| {escape(run.run_id)} | {run.state} | {escape(run.note)} |" for run in results.planned if run.state != "done"
     ]
     if rows:
         head = ["## Runs without a result", "", "| run | state | reason |", "| :-- | :-- | :-- |"]

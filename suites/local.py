@@ -84,9 +84,7 @@ class Worker:
         """Send a run; that the process has ended is told by its event `exit`."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
-            print(
-                json.dumps({"run_id": run.run_id, "config": run.config}), file=self._process.stdin, flush=True
-            )
+            print(json.dumps({"run_id": run.run_id, "config": run.config}), file=self._process.stdin, flush=True)
 
     def stop(self) -> None:
         """Ask the process to give its run back and end."""

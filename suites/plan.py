@@ -107,4 +107,6 @@ def _planned(run: GridRun) -> PlannedRun:
         threads=config.threads,
         config=config.model_dump(mode="json"),
         teacher=teacher.run_id if teacher else None,
+        reachable=run.unreachable is None,
+        reason=run.unreachable or "",
     )

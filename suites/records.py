@@ -152,9 +152,7 @@ class Results:
     @cached_property
     def planned(self) -> list[PlannedRun]:
         """The rows of `runs`, typed."""
-        return [
-            PlannedRun(*row) for row in self.runs[list(PlannedRun._fields)].itertuples(index=False, name=None)
-        ]
+        return [PlannedRun(*row) for row in self.runs[list(PlannedRun._fields)].itertuples(index=False, name=None)]
 
     @cached_property
     def scores(self) -> "pd.DataFrame":
@@ -266,9 +264,7 @@ def _planned(record: Record, order: int) -> tuple[Any, ...]:
 
 
 def _results(store: Path, plan: "pd.DataFrame") -> Results:
-    records = {
-        run_id: read_record(store / run_id) for run_id in plan["run_id"] if (store / run_id / "done").exists()
-    }
+    records = {run_id: read_record(store / run_id) for run_id in plan["run_id"] if (store / run_id / "done").exists()}
     states = [_state(store, *row) for row in plan[["run_id", "reachable", "reason"]].itertuples(index=False)]
     runs = plan.assign(state=[state for state, _ in states], note=[note for _, note in states])
     return Results(store, _with_blocked(runs), records)

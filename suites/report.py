@@ -24,9 +24,7 @@ def default_out(suite: str, preset: str) -> Path:
     return Path("results") / suite / preset
 
 
-def write_report(
-    suite: str, preset: str, store: Path, plan: Path, out: Path, show: Wanted = NOTHING
-) -> list[Path]:
+def write_report(suite: str, preset: str, store: Path, plan: Path, out: Path, show: Wanted = NOTHING) -> list[Path]:
     """Write all tables, figures and the index page of a launched suite.
 
     Args:

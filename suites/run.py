@@ -142,9 +142,7 @@ def _launch(launch: Launch, options: argparse.Namespace) -> None:
     jobs = min(options.jobs or default_jobs(missing, gpus), len(missing))
     settings = LocalSettings(launch.store, options.data_dir, jobs, gpus, options.execute)
     with make_display(launch.possible, done, jobs, _measured(launch)) as display:
-        display.message(
-            f"{launch.suite.title}: {len(missing)} of {len(launch.possible)} runs to do, {jobs} at a time"
-        )
+        display.message(f"{launch.suite.title}: {len(missing)} of {len(launch.possible)} runs to do, {jobs} at a time")
         LocalLauncher(launch.possible, settings, display).run()
 
 
@@ -170,9 +168,7 @@ def _show_result(launch: Launch) -> int:
     states = launch.states()
     failed = [run for run in launch.possible if states[run.run_id] is State.FAILED]
     for run in failed[:SHOWN_FAILURES]:
-        print(
-            f"failed: {run.title}: {launch.store.reason(run.run_id)}\n  log: {launch.store.log(run.run_id)}"
-        )
+        print(f"failed: {run.title}: {launch.store.reason(run.run_id)}\n  log: {launch.store.log(run.run_id)}")
     if len(failed) > SHOWN_FAILURES:
         print(f"... and {len(failed) - SHOWN_FAILURES} more: python -m suites.status {launch.suite.name}")
     print(f"{_counts(states.values())}; runs in {launch.store.root}")

@@ -57,9 +57,7 @@ def _summaries(frame: "pd.DataFrame", keys: list[str], value: str) -> dict[tuple
 def majority_scores(results: Results) -> dict[tuple[str, str, str], float]:
     """What predicting the majority class scores, by (task, split, metric): mean over the finished runs."""
     means = results.scores.groupby(["task", "split", "metric"], sort=False)["majority"].mean().reset_index()
-    return {
-        (task, split, metric): mean for task, split, metric, mean in means.itertuples(index=False, name=None)
-    }
+    return {(task, split, metric): mean for task, split, metric, mean in means.itertuples(index=False, name=None)}
 
 
 def no_evidence(score: float, majority: float) -> bool:

@@ -82,9 +82,7 @@ def _summary(suite: str, preset: str, store: Store, rows: Sequence[Row]) -> Row:
 def _show(suite: str, preset: str, store: Store, rows: Sequence[Row]) -> None:
     from rich.console import Console
 
-    console = Console(
-        highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200
-    )
+    console = Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
     counts = Counter(row["state"] for row in rows)
     told = ", ".join(f"{counts[state]} {state}" for state in State if counts[state])
     console.print(f"{suite}, preset {preset}: {told}; runs in {store.root}")

@@ -135,9 +135,7 @@ def _average(cells: Cells, row: RowKey) -> Cell:
 
 
 def _majority_row(cells: Cells, several: bool) -> Row:
-    scores = [
-        [cells.majority(column, metric) for metric in cells.metrics(column)] for column in cells.columns
-    ]
+    scores = [[cells.majority(column, metric) for metric in cells.metrics(column)] for column in cells.columns]
     primary = [cells.majority(column, cells.primary(column.task)) for column in cells.tasks]
     average = Cell(marks=(INCOMPLETE,)) if any(map(isnan, primary)) else _plain([fmean(primary)])
     return Row("majority class", (*[Cell()] * several, *map(_plain, scores), average))
@@ -162,9 +160,7 @@ def with_best(rows: Sequence[Row], skip: int = 0) -> tuple[Row, ...]:
     """Mark the best printed numbers (ties too) of a block in all columns but the first `skip`."""
     columns = list(zip(*(row.cells for row in rows), strict=True))
     marked = [cells if place < skip else _best_marked(cells) for place, cells in enumerate(columns)]
-    return tuple(
-        replace(row, cells=cells) for row, cells in zip(rows, zip(*marked, strict=True), strict=True)
-    )
+    return tuple(replace(row, cells=cells) for row, cells in zip(rows, zip(*marked, strict=True), strict=True))
 
 
 def _best_marked(cells: Sequence[Cell]) -> Sequence[Cell]:
@@ -177,10 +173,7 @@ def _best_marked(cells: Sequence[Cell]) -> Sequence[Cell]:
 
 
 def _with_tops(cell: Cell, tops: Sequence[float]) -> Cell:
-    numbers = (
-        replace(number, best=float(number.text) == top)
-        for number, top in zip(cell.numbers, tops, strict=False)
-    )
+    numbers = (replace(number, best=float(number.text) == top) for number, top in zip(cell.numbers, tops, strict=False))
     return replace(cell, numbers=tuple(numbers))
 
 

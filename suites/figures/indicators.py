@@ -28,9 +28,7 @@ Wanted = Mapping[str, str | float | int]
 NOTHING: Wanted = MappingProxyType({})
 
 
-def indicator_pair(
-    results: Results, wanted: Mapping[str, str | float | int] = MappingProxyType({})
-) -> Pair | None:
+def indicator_pair(results: Results, wanted: Mapping[str, str | float | int] = MappingProxyType({})) -> Pair | None:
     """The first finished pair of a method and its `mask=hard_gradual` variant on one task, sparsity and seed.
 
     Args:
@@ -40,9 +38,7 @@ def indicator_pair(
         UsageError: something was asked for and no finished pair has it; says what there is.
     """
     pairs = list(_indicator_pairs(results))
-    chosen = [
-        pair for pair in pairs if all(getattr(pair[0], name) == value for name, value in wanted.items())
-    ]
+    chosen = [pair for pair in pairs if all(getattr(pair[0], name) == value for name, value in wanted.items())]
     if wanted and not chosen:
         given = " ".join(f"{name}={value}" for name, value in wanted.items())
         there = "; ".join(dict.fromkeys(map(_place, pairs))) or "none"
@@ -103,9 +99,7 @@ def _what(run: PlannedRun) -> str:
     return f"{score_columns([run.task])[0].title}, sparsity {run.sparsity:g}, seed {run.seed}"
 
 
-def _draw_run(
-    axes: Sequence["Axes"], trace: "pd.DataFrame", kinds: Sequence[str], schedule: Schedule
-) -> None:
+def _draw_run(axes: Sequence["Axes"], trace: "pd.DataFrame", kinds: Sequence[str], schedule: Schedule) -> None:
     """The column of one run, kind by kind."""
     for axis, kind in zip(axes, kinds, strict=True):
         _draw_units(axis, trace[trace["kind"] == kind], schedule)

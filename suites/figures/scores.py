@@ -70,9 +70,7 @@ def _point(
 ) -> Point:
     if summary is None:
         return Point(row[1], nan, nan, False)
-    records = [
-        record for column in columns for record in cells.done(cells.by_cell.get((*row, column.task), []))
-    ]
+    records = [record for column in columns for record in cells.done(cells.by_cell.get((*row, column.task), []))]
     reached = fmean(record.size.sparsity for record in records)
     return Point(reached, 100 * summary.mean, 100 * summary.sd if summary.n > 1 else nan, weak)
 

@@ -167,7 +167,11 @@ def fake_indicators(row: Mapping[str, Any]) -> pd.DataFrame:
         kept = random.permutation(units) < max(1, round(units * (1 - row["sparsity"])))
         turn = random.uniform(0.15, 0.95, size=units)
         for unit in range(units):
-            z = _hard(steps, kept[unit], turn[unit]) if "hard" in row["method"] else _smooth(steps, kept[unit], turn[unit])
+            z = (
+                _hard(steps, kept[unit], turn[unit])
+                if "hard" in row["method"]
+                else _smooth(steps, kept[unit], turn[unit])
+            )
             frames.append(pd.DataFrame({"step": steps, "kind": kind, "layer": unit % 4, "unit": unit // 4, "z": z}))
     return pd.concat(frames, ignore_index=True).astype({"z": "float32"})
 

@@ -10,7 +10,7 @@ import torch
 
 from gppdfd.errors import DataError, UsageError
 from gppdfd.extraction import load
-from gppdfd.models import check_supported, load_encoder, model_content
+from gppdfd.models import load_structure, load_encoder, model_content
 from gppdfd.tasks import task_spec
 from gppdfd.training import TrainingConfig
 from suites.config import DataConfig, RunConfig
@@ -185,10 +185,10 @@ def test_bad_models_are_refused_with_the_way_out(tmp_path: Path) -> None:
         model_content(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
     with pytest.raises(UsageError, match="no supported encoder"):
-        check_supported(str(tmp_path))
+        load_structure(str(tmp_path))
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(DataError, match="cannot be loaded"):
-        check_supported(str(tmp_path))
+        load_structure(str(tmp_path))
 
 
 def test_random_start_differs_from_the_pretrained_one() -> None:

@@ -169,11 +169,7 @@ def test_a_holder_stopped_between_check_and_write_commits_nothing(
 
 
 @settings(deadline=None, max_examples=30)
-@given(
-    actions=st.lists(
-        st.tuples(st.sampled_from(["claim", "commit", "interrupt"]), st.integers(0, 9)), max_size=12
-    )
-)
+@given(actions=st.lists(st.tuples(st.sampled_from(["claim", "commit", "interrupt"]), st.integers(0, 9)), max_size=12))
 def test_whatever_happens_one_attempt_is_committed(
     tmp_path_factory: pytest.TempPathFactory, actions: list[tuple[str, int]]
 ) -> None:
@@ -205,9 +201,7 @@ def test_whatever_happens_one_attempt_is_committed(
     shutil.rmtree(store.root)
 
 
-def test_a_commit_that_was_interrupted_is_finished_by_the_next(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_commit_that_was_interrupted_is_finished_by_the_next(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     made = started(store, record='{"by": 1}')
     (made.work / "model").mkdir()
     (made.work / "model" / "config.json").write_text("{}")
@@ -248,9 +242,7 @@ def _race(store: Store, runs: list[str], processes: int = 3) -> list[int]:
     """How many of several processes, which all go for the same runs at once, get each of the runs."""
     context = multiprocessing.get_context("fork")
     barrier, claimed = context.Barrier(processes), context.SimpleQueue()
-    racers = [
-        context.Process(target=_claim_all, args=(store, runs, barrier, claimed)) for _ in range(processes)
-    ]
+    racers = [context.Process(target=_claim_all, args=(store, runs, barrier, claimed)) for _ in range(processes)]
     for racer in racers:
         racer.start()
     got = [claimed.get() for _ in racers]
