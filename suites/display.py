@@ -236,7 +236,7 @@ def duration(seconds: float | None) -> str:
     """`8.1 s`, `12 min`, `3 h 05 min`."""
     if seconds is None:
         return "?"
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -78,8 +78,8 @@ def execute(
         raise DataError(f"{config.task} cannot be learnt")
     if act == "die":
         os._exit(7)
-    if act == "slow":
-        time.sleep(60)
+    if act in ("slow", "brief"):
+        time.sleep(60 if act == "slow" else 1)
     teacher = config.teacher_config()
     if teacher and not (store_root / teacher.run_id / "done").exists():
         raise DataError("started before its teacher was done")

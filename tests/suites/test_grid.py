@@ -1,0 +1,219 @@
+"""Suite files: axes, filters, changed settings, and messages for what cannot be."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gppdfd.errors import UsageError
+from suites.grid import GridRun, Request, expand, load_suite, split_list, suite_names
+
+
+def grid(path: Path, *only: str, **more: object) -> list[GridRun]:
+    request = Request(only=only, **more)  # type: ignore[arg-type]
+    return expand(load_suite(str(path), request), request)
+
+
+def change(path: Path, *places: object, value: object) -> Path:
+    """Set one value of the suite file."""
+    content = yaml.safe_load(path.read_text())
+    inner = content
+    for place in places[:-1]:
+        inner = inner[place]
+    inner[places[-1]] = value
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def points(runs: list[GridRun]) -> list[tuple[str, str, float, int]]:
+    return [(run.config.task, run.config.method, run.config.sparsity, run.config.seed) for run in runs]
+
+
+def test_the_grid_is_the_product_of_the_axes(suite_file: Path) -> None:
+    runs = grid(suite_file)
+    assert len(runs) == 2 * (3 * 2 + 1)
+    assert points(runs)[:3] == [
+        ("mrpc", "ok+dfd", 0.8, 1),
+        ("mrpc", "ok+dfd", 0.95, 1),
+        ("mrpc", "ok(a=1,b=2)+dfd", 0.8, 1),
+    ]
+
+
+def test_a_dense_row_has_no_sparsities(suite_file: Path) -> None:
+    assert points(grid(suite_file, "method=dense")) == [("mrpc", "dense", 0.0, 1), ("stsb", "dense", 0.0, 1)]
+
+
+def test_the_dense_row_is_the_teacher_of_the_students(suite_file: Path) -> None:
+    runs = grid(suite_file, "task=mrpc", settings=["training.lr=3e-4"])
+    dense = next(run.config for run in runs if run.row.label == "Dense")
+    teacher = runs[0].config.teacher_config()
+    assert teacher is not None
+    assert teacher.run_id == dense.run_id
+
+
+@pytest.mark.parametrize(
+    ("only", "count"),
+    [
+        (["task=mrpc"], 7),
+        (["task=mrpc,stsb"], 14),
+        (["method=ok+dfd,dense"], 6),
+        (["method=OK, other"], 0),
+        (["method=ok(a=1,b=2)+dfd"], 4),
+        (["method=ok( a=1, b=2 ) + dfd"], 4),
+        (["method=alone"], 4),
+        (["sparsity=0.80"], 8),
+        (["sparsity=.8", "task=stsb", "method=ok+none"], 1),
+        (["seed=1"], 14),
+        (["task=mrpc", "task=stsb"], 14),
+    ],
+)
+def test_only_narrows_any_axis(suite_file: Path, only: list[str], count: int) -> None:
+    if count == 0:  # the comma of a label outside parentheses divides it
+        with pytest.raises(UsageError, match="unknown method 'other'"):
+            grid(suite_file, *only)
+        return
+    assert len(grid(suite_file, *only)) == count
+
+
+@pytest.mark.parametrize(
+    ("only", "message"),
+    [
+        ("task=mrcp", r"unknown task 'mrcp'. Did you mean 'mrpc'\? Choose from: mrpc, stsb"),
+        ("method=ok+dfb", r"unknown method 'ok\+dfb'. Did you mean 'ok\+dfd'"),
+        ("sparsity=0.9", r"unknown sparsity '0.9'.*Choose from: 0.8, 0.95"),
+        ("seed=7", r"unknown seed '7'.*Choose from: 1"),
+        ("tasks=mrpc", r"unknown axis in --only 'tasks'. Did you mean 'task'"),
+        ("mrpc", r"--only mrpc: write AXIS=VALUE"),
+        ("task=", r"unknown task ''"),
+    ],
+)
+def test_only_refuses_what_is_not_there(suite_file: Path, only: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        grid(suite_file, only)
+
+
+def test_lists_are_split_outside_parentheses() -> None:
+    assert split_list("gpp(a=1, b=2)+dfd(c=3), dense") == ["gpp(a=1, b=2)+dfd(c=3)", "dense"]
+
+
+def test_set_changes_the_preset(suite_file: Path) -> None:
+    run = grid(suite_file, settings=["training.lr=1e-4", "teacher.epochs=5", "threads=2", "data.rows=7"])[0]
+    settings = run.config.model_dump(mode="json")
+    assert settings["training"] == {"lr": 1e-4, "epochs": 2}
+    assert settings["teacher"] == {"lr": 1e-3, "epochs": 5}
+    assert settings["threads"] == 2
+    assert settings["data"] == {"source": "micro", "rows": 7}
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("training.epoch=3", r"tiny.*unknown key in training 'epoch'. Did you mean 'epochs'"),
+        ("trainig.epochs=3", r"unknown key in --set 'trainig'. Did you mean 'training'"),
+        ("training.epochs=many", r"training.epochs: .*integer"),
+        ("training.epochs", r"write KEY=VALUE"),
+        ("precision.bits=3", r"precision is a single value"),
+        ("threads=0", r"threads: .*greater than or equal to 1"),
+        ("threads=[", r"no valid YAML"),
+    ],
+)
+def test_set_refuses_what_cannot_be(suite_file: Path, setting: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        grid(suite_file, settings=[setting])
+
+
+def test_seeds_and_model_replace_those_of_the_preset(suite_file: Path) -> None:
+    runs = grid(suite_file, "task=mrpc", "method=ok+none", "sparsity=0.8", seeds=3, model="my/model")
+    assert [run.config.seed for run in runs] == [1, 2, 3]
+    assert runs[0].config.model_dump(mode="json")["model"] == "my/model"
+
+
+def test_a_preset_narrows_the_axes(suite_file: Path) -> None:
+    runs = grid(suite_file, preset="mini")
+    assert points(runs) == [
+        ("stsb", "ok+none", sparsity, seed) for seed in (1, 2, 3) for sparsity in (0.8, 0.95)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("places", "value", "message"),
+    [
+        (("titel",), "x", r"tiny.yaml: unknown key 'titel'. Did you mean 'title'"),
+        (("presets", "micro", "modle"), "x", r"unknown key in presets.micro 'modle'. Did you mean 'model'"),
+        (("methods", 0, "lable"), "x", r"unknown key in methods.0 'lable'. Did you mean 'label'"),
+        (("sparsities",), [0.8, 1.0], r"sparsities.1: .*less than 1"),
+        (("sparsities",), [-0.1], r"sparsities.0: .*greater than or equal to 0"),
+        (("sparsities",), [], r"sparsities: .*at least 1 item"),
+        (("reference",), "ok+dfb", r"unknown method 'ok\+dfb'. Did you mean 'ok\+dfd'"),
+        (("methods", 1, "method"), "ok+dfd", r"methods: 'ok\+dfd' is there twice"),
+        (("methods", 1, "label"), "OK", r"methods: 'OK' is there twice"),
+        (("tasks",), ["mrpc", "mrpc"], r"make the same run twice"),
+        (("sparsities",), [0.8, 0.8], r"make the same run twice"),
+        (("presets", "micro", "tasks"), ["cola"], r"unknown task 'cola'"),
+        (("presets",), {}, r"unknown preset of .*'micro'"),
+        (("presets",), [], r"presets: "),
+        (("name",), "a/b", r"name: "),
+    ],
+)
+def test_a_wrong_file_is_refused(
+    suite_file: Path, places: tuple[object, ...], value: object, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        grid(change(suite_file, *places, value=value))
+
+
+def test_a_missing_key_is_named(suite_file: Path) -> None:
+    suite_file.write_text("name: tiny\n")
+    with pytest.raises(UsageError, match="title is missing"):
+        load_suite(str(suite_file))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "no valid YAML"), ("just text", "valid dictionary"), ("", "valid dictionary")],
+)
+def test_a_file_that_is_no_suite_is_refused(suite_file: Path, text: str, message: str) -> None:
+    suite_file.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        load_suite(str(suite_file))
+
+
+def test_an_unknown_suite_gets_near_names() -> None:
+    with pytest.raises(UsageError, match=r"unknown suite 'glue_ablatoin'. Did you mean 'glue_ablation'"):
+        load_suite("glue_ablatoin")
+    with pytest.raises(UsageError, match=r"suite file no/such.yaml cannot be read"):
+        load_suite("no/such.yaml")
+
+
+def test_an_unknown_preset_gets_near_names(suite_file: Path) -> None:
+    with pytest.raises(UsageError, match=r"unknown preset of .* 'micr'. Did you mean 'micro'"):
+        grid(suite_file, preset="micr")
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_shipped_suites_are_valid(name: str) -> None:
+    suite = load_suite(name)
+    assert suite.name == name
+    for preset in suite.presets:
+        request = Request(preset=preset, only=["task=mrpc"])
+        assert load_suite(name, request).preset(preset) == suite.preset(preset)
+
+
+def test_glue_ablation_is_the_grid_it_should_be() -> None:
+    suite = load_suite("glue_ablation")
+    assert [row.method for row in suite.methods] == [
+        "gpp+dfd",
+        "gpp(mask=hard_gradual)+dfd",
+        "gpp+none",
+        "gpp+dfd(teacher_fusion=off)",
+        "gpp+dfd(student_fusion=off)",
+        "gpp+one-to-one",
+        "magnitude+dfd",
+        "random+dfd",
+        "dense",
+    ]
+    assert (len(suite.tasks), suite.sparsities, sorted(suite.presets)) == (
+        8,
+        (0.8, 0.95),
+        ["base", "micro", "mini"],
+    )

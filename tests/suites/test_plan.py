@@ -1,0 +1,52 @@
+"""Plans: teachers that students need, order, the columns of the parquet file."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from suites.plan import COLUMNS, PlannedRun, write_plan
+from suites.store import Store
+
+PlanOf = Callable[..., list[PlannedRun]]
+
+
+def test_teachers_come_first_and_once(plan_of: PlanOf) -> None:
+    plan = plan_of()
+    assert [run.role for run in plan] == ["teacher"] * 2 + ["student"] * 12
+    assert len({run.run_id for run in plan}) == len(plan)
+
+
+def test_teachers_that_the_filter_left_out_are_added(plan_of: PlanOf) -> None:
+    teacher, student = plan_of("task=mrpc", "method=ok+dfd", "sparsity=0.8")
+    assert (teacher.role, teacher.label, teacher.order) == ("teacher", "Dense", 3)
+    assert student.teacher == teacher.run_id
+
+
+def test_a_student_that_needs_no_teacher_gets_none(plan_of: PlanOf) -> None:
+    (student,) = plan_of("task=mrpc", "method=ok+none", "sparsity=0.8")
+    assert student.teacher is None
+
+
+def test_the_file_has_the_columns_that_reports_read(plan_of: PlanOf, store: Store) -> None:
+    plan = plan_of("task=mrpc", "sparsity=0.8")
+    write_plan(plan, store.plan_path("tiny", "micro"))
+    rows = store.plan("tiny", "micro")
+    assert tuple(rows[0]) == COLUMNS
+    assert rows[1] == {
+        "run_id": plan[1].run_id,
+        "task": "mrpc",
+        "method": "ok+dfd",
+        "label": "OK",
+        "sparsity": 0.8,
+        "seed": 1,
+        "role": "student",
+        "order": 0,
+        "paper": "Somebody 2024",
+        "reachable": True,
+        "reason": "",
+    }
+
+
+def test_plans_are_found_by_suite(plan_of: PlanOf, store: Store) -> None:
+    write_plan(plan_of(), store.plan_path("tiny", "micro"))
+    assert store.plans("tiny-*") == [Path(store.root / "plans" / "tiny-micro.parquet")]
+    assert store.plans("other-*") == []
