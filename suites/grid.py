@@ -188,6 +188,7 @@ def expand(suite: Suite, request: Request) -> list[GridRun]:
     make = RunMaker(preset, f"{suite.name}, preset {request.preset}", axes.tasks, request)
     runs = [make(suite.methods.index(point[0]), *point) for point in _points(axes)]
     _refuse_duplicates(runs, make.where)
+    _refuse_unreachable(runs, request, make.where)
     return runs
 
 
@@ -368,6 +369,16 @@ class RunMaker:
             "select": preset.select,
             "count": preset.count,
         }
+
+
+def _refuse_unreachable(runs: Iterable[GridRun], request: Request, where: str) -> None:
+    """A point that was asked for by name must be reachable; others are left out and shown."""
+    if not {"method", "sparsity"} & set(_filters(request.only)):
+        return
+    for run in runs:
+        if run.unreachable:
+            point = f"{run.config.method} at sparsity {run.config.sparsity:g}"
+            raise UsageError(f"{where}: {point} is not reachable: {run.unreachable}")
 
 
 def _refuse_duplicates(runs: Iterable[GridRun], where: str) -> None:

@@ -3,10 +3,10 @@
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -22,6 +22,13 @@ class TrainingConfig(BaseModel):
     epochs: int = 1
 
 
+class DataConfig(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    rows: int = 0
+
+
 class RunConfig(BaseModel):
     """Stands for `suites.config.RunConfig`."""
 
@@ -32,7 +39,9 @@ class RunConfig(BaseModel):
     sparsity: float
     seed: int
     model: str
-    data: dict[str, Any]
+    model_content: str | None
+    data: DataConfig
+    data_content: str
     training: TrainingConfig
     teacher: TrainingConfig
     precision: str
@@ -56,10 +65,27 @@ class RunConfig(BaseModel):
         return self.model_copy(update={"method": "dense", "sparsity": 0.0, "training": TrainingConfig()})
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """Stands for `suites.config.Inputs`: the method `far` reaches no target."""
+
+    model: str | None
+    data: dict[str, str]
+
+    def unreachable(self, run: RunConfig) -> str | None:
+        return "too far" if run.method.startswith("far") else None
+
+
+def read_inputs(model: str, data: DataConfig, tasks: Sequence[str], data_dir: Path | None) -> Inputs:
+    return Inputs("hash", dict.fromkeys(tasks, "hash"))
+
+
 def stand_in() -> ModuleType:
     """A module to be found as `suites.config`."""
     module = ModuleType("suites.config")
     module.RunConfig = RunConfig  # type: ignore[attr-defined]
+    module.DataConfig = DataConfig  # type: ignore[attr-defined]
+    module.read_inputs = read_inputs  # type: ignore[attr-defined]
     return module
 
 

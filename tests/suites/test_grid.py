@@ -130,9 +130,7 @@ def test_seeds_and_model_replace_those_of_the_preset(suite_file: Path) -> None:
 
 def test_a_preset_narrows_the_axes(suite_file: Path) -> None:
     runs = grid(suite_file, preset="mini")
-    assert points(runs) == [
-        ("stsb", "ok+none", sparsity, seed) for seed in (1, 2, 3) for sparsity in (0.8, 0.95)
-    ]
+    assert points(runs) == [("stsb", "ok+none", sparsity, seed) for seed in (1, 2, 3) for sparsity in (0.8, 0.95)]
 
 
 @pytest.mark.parametrize(
@@ -155,9 +153,7 @@ def test_a_preset_narrows_the_axes(suite_file: Path) -> None:
         (("name",), "a/b", r"name: "),
     ],
 )
-def test_a_wrong_file_is_refused(
-    suite_file: Path, places: tuple[object, ...], value: object, message: str
-) -> None:
+def test_a_wrong_file_is_refused(suite_file: Path, places: tuple[object, ...], value: object, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         grid(change(suite_file, *places, value=value))
 

@@ -17,9 +17,7 @@ def test_an_unknown_list_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Did you mean 'tasks'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("what", "expected"), [("tasks", ["mrpc", "stsb"]), ("methods", ["gpp", "dfd", "dense"])]
-)
+@pytest.mark.parametrize(("what", "expected"), [("tasks", ["mrpc", "stsb"]), ("methods", ["gpp", "dfd", "dense"])])
 def test_tasks_and_methods_come_from_the_library(
     what: str, expected: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -187,9 +187,7 @@ def test_runs_with_other_threads_get_another_process(store: Store, plan_of: Plan
 
 def test_workers_that_cannot_start_are_told_once(store: Store, plan_of: PlanOf) -> None:
     plan = plan_of("task=mrpc")
-    launcher = LocalLauncher(
-        plan, LocalSettings(store, execute="no_such_module:x"), Display(plan, (), 1, Estimate())
-    )
+    launcher = LocalLauncher(plan, LocalSettings(store, execute="no_such_module:x"), Display(plan, (), 1, Estimate()))
     with pytest.raises(DataError, match="No module named 'no_such_module'"):
         launcher.run()
     assert set(states(store, plan)) == {State.MISSING}
@@ -223,12 +221,8 @@ def test_jobs_default_to_gpus_then_cores(plan_of: PlanOf, monkeypatch: pytest.Mo
     assert default_jobs(plan, ()) == 1
 
 
-@pytest.mark.parametrize(
-    ("visible", "gpus"), [("", ()), ("-1", ()), ("0,2", ("0", "2")), ("GPU-ab", ("GPU-ab",))]
-)
-def test_gpus_are_those_that_are_visible(
-    monkeypatch: pytest.MonkeyPatch, visible: str, gpus: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize(("visible", "gpus"), [("", ()), ("-1", ()), ("0,2", ("0", "2")), ("GPU-ab", ("GPU-ab",))])
+def test_gpus_are_those_that_are_visible(monkeypatch: pytest.MonkeyPatch, visible: str, gpus: tuple[str, ...]) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert usable_gpus() == gpus
 

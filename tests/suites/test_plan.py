@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from gppdfd.errors import UsageError
 from suites.plan import COLUMNS, PlannedRun, write_plan
 from suites.store import Store
 
@@ -50,3 +51,15 @@ def test_plans_are_found_by_suite(plan_of: PlanOf, store: Store) -> None:
     write_plan(plan_of(), store.plan_path("tiny", "micro"))
     assert store.plans("tiny-*") == [Path(store.root / "plans" / "tiny-micro.parquet")]
     assert store.plans("other-*") == []
+
+
+def test_unreachable_points_are_shown_with_their_reason(plan_of) -> None:
+    plan = plan_of(method="far+dfd")
+    assert {run.reason for run in plan if not run.reachable} == {"too far"}
+    assert {run.method for run in plan if not run.reachable} == {"far+dfd"}
+
+
+@pytest.mark.parametrize("only", ["method=far+dfd", "sparsity=0.8"])
+def test_unreachable_points_asked_for_by_name_are_refused(plan_of, only: str) -> None:
+    with pytest.raises(UsageError, match=r"far\+dfd at sparsity 0\.8 is not reachable: too far"):
+        plan_of(only, method="far+dfd")

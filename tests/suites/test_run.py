@@ -72,9 +72,7 @@ def test_a_launch_does_all_and_a_relaunch_nothing(run_suite: Run, store: Store) 
     assert again.out.startswith("14 done; runs in")
 
 
-def test_a_failed_run_gives_exit_code_1_and_waits_for_retry(
-    run_suite: Run, suite_file: Path, store: Store
-) -> None:
+def test_a_failed_run_gives_exit_code_1_and_waits_for_retry(run_suite: Run, suite_file: Path, store: Store) -> None:
     rename_method(suite_file, "fail+dfd")
     first = run_suite("--only", "task=mrpc")
     assert first.code == 1
@@ -139,9 +137,7 @@ def test_wrong_usage_gives_one_message_and_exit_code_2(
 
 @pytest.mark.parametrize("option", ["--jobs", "--seeds"])
 @pytest.mark.parametrize("value", ["0", "x"])
-def test_numbers_are_checked(
-    arguments: list[str], option: str, value: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_numbers_are_checked(arguments: list[str], option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main([*arguments, option, value])
     assert exit_.value.code == 2

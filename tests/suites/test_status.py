@@ -54,9 +54,7 @@ def test_the_table_shows_states_by_method_and_task(
     assert "failed   mrpc OK 0.8 seed 1: mrpc cannot be learnt\n         log: " in told
 
 
-def test_json_has_every_run(
-    planned: list[PlannedRun], store: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_has_every_run(planned: list[PlannedRun], store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tiny", "--store", str(store.root), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["counts"] == {"done": 3, "failed": 2, "running": 1, "missing": 8}

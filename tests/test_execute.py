@@ -10,7 +10,7 @@ import torch
 
 from gppdfd.errors import DataError, UsageError
 from gppdfd.extraction import load
-from gppdfd.models import load_structure, load_encoder, model_content
+from gppdfd.models import load_encoder, load_structure, model_content
 from gppdfd.tasks import task_spec
 from gppdfd.training import TrainingConfig
 from suites.config import DataConfig, RunConfig
