@@ -2,7 +2,8 @@
 
     python benchmarks/step_cost.py --model micro --tokens 16 --batch-size 16
 
-The rows are taken in turn, several times over, and the medians are compared: on a busy machine absolute times mean little.
+The rows are taken in turn, several times over, and the medians are compared: on a busy machine absolute times mean
+little.
 """
 
 import argparse

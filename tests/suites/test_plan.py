@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from gppdfd.errors import UsageError
 from suites.plan import COLUMNS, PlannedRun, write_plan
 from suites.store import Store
