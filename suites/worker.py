@@ -41,16 +41,17 @@ class Channel:
 
     stream: TextIO
     _last: float = field(default=0.0, init=False)
+    _phase: str = field(default="", init=False)
 
     def send(self, event: str, **content: Any) -> None:
         with suppress(OSError):
             print(json.dumps({"event": event, **content}), file=self.stream, flush=True)
 
     def progress(self, progress: Progress) -> None:
-        """Send the progress, a few times a second at most."""
-        if time.monotonic() - self._last < REPORT_SECONDS:
+        """Send the progress, a few times a second at most, but every new phase."""
+        if progress.phase == self._phase and time.monotonic() - self._last < REPORT_SECONDS:
             return
-        self._last = time.monotonic()
+        self._last, self._phase = time.monotonic(), progress.phase
         self.send("progress", **asdict(progress))
 
 

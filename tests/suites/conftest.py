@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -43,6 +44,8 @@ presets:
 @pytest.fixture(autouse=True)
 def fake_config(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings and runs of `fake_runs`, in this process and in those that it starts."""
+    # Before the import, which sets it for worker processes: other tests must find the real settings again.
+    monkeypatch.setitem(sys.modules, "suites.config", ModuleType("suites.config"))
     import fake_runs
 
     monkeypatch.setitem(sys.modules, "suites.config", fake_runs.stand_in())
