@@ -11,7 +11,6 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from pathlib import Path
@@ -35,17 +34,9 @@ from gppdfd.tasks.encoding import EncodedTask, encode
 from gppdfd.tasks.metrics import majority
 from gppdfd.training import Hooks, Trained, Trainer
 from suites.config import SCHEMA, RunConfig
+from suites.store import Progress
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is."""
-
-    phase: str
-    step: int
-    steps: int
 
 
 Report = Callable[[Progress], None]
