@@ -1,8 +1,9 @@
-"""A small store of invented runs in the format of real ones, for tests of everything that only reads records."""
+"""A small store of invented runs in the format of real ones, for tests of what only reads records."""
 
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,16 @@ METRICS = {
     "qqp": ("accuracy", "f1"),
     "stsb": ("pearson", "spearman"),
 }
-TASKS = ("rte", "mrpc", "cola", "stsb", "mnli", "qqp", "qnli", "sst2")  # on purpose not in the order of tables
+TASKS = (
+    "rte",
+    "mrpc",
+    "cola",
+    "stsb",
+    "mnli",
+    "qqp",
+    "qnli",
+    "sst2",
+)  # on purpose not in the order of tables
 METHODS = (
     "gpp+dfd",
     "gpp(mask=hard_gradual)+dfd",
@@ -44,10 +54,18 @@ class FakeStore:
         """Plan one run; returns its id."""
         run_id = f"{task}-{method}-{sparsity:g}-seed{seed}".replace("(", "-").replace(")", "")
         row = {
-            "run_id": run_id, "task": task, "method": method, "label": method, "sparsity": sparsity, "seed": seed,
-            "role": "student" if sparsity else "teacher", "order": len(self.plan), "paper": "", "reachable": True,
+            "run_id": run_id,
+            "task": task,
+            "method": method,
+            "label": method,
+            "sparsity": sparsity,
+            "seed": seed,
+            "role": "student" if sparsity else "teacher",
+            "order": len(self.plan),
+            "paper": "",
+            "reachable": True,
             "reason": "",
-        }  # fmt: skip
+        }
         self.plan.append({**row, **plan})
         return run_id
 
@@ -56,7 +74,9 @@ class FakeStore:
         pd.DataFrame(self.plan).to_parquet(self.plan_file)
         return self.plan_file
 
-    def finish(self, run_id: str, scores: Mapping[str, Sequence[float]] | None = None, **changes: Any) -> Path:
+    def finish(
+        self, run_id: str, scores: Mapping[str, Sequence[float]] | None = None, **changes: Any
+    ) -> Path:
         """Write the folder of a finished run.
 
         Args:
@@ -66,13 +86,16 @@ class FakeStore:
         row = next(row for row in self.plan if row["run_id"] == run_id)
         record = fake_record(row, scores)
         for field, value in changes.items():
-            record[field] = {**record[field], **value} if isinstance(value, dict) else value
+            old = record.get(field)
+            record[field] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
         folder = self.root / run_id
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "record.json").write_text(json.dumps(record))
         write_history(folder, row)
-        if row["method"].startswith("gpp"):
-            fake_indicators(row).to_parquet(folder / "indicators.parquet")
+        if row["method"] in METHODS[:2]:
+            fake_indicators("hard" in row["method"], row["sparsity"]).to_parquet(
+                folder / "indicators.parquet"
+            )
         (folder / "done").write_text("{}")
         return folder
 
@@ -82,7 +105,9 @@ class FakeStore:
         (folder / "failed.json").write_text(json.dumps({"kind": kind, "reason": reason, "traceback": "..."}))
 
 
-def fake_record(row: Mapping[str, Any], scores: Mapping[str, Sequence[float]] | None = None) -> dict[str, Any]:
+def fake_record(
+    row: Mapping[str, Any], scores: Mapping[str, Sequence[float]] | None = None
+) -> dict[str, Any]:
     task, sparsity = row["task"], row["sparsity"]
     splits = SPLITS.get(task, ("validation",))
     metrics = METRICS.get(task, ("accuracy",))
@@ -101,7 +126,11 @@ def fake_record(row: Mapping[str, Any], scores: Mapping[str, Sequence[float]] | 
         "role": row["role"],
         "model": "micro",
         "scores": named,
-        "primary": {"split": splits[0], "metric": metrics[-1], "value": next(iter(named.values()))[metrics[-1]]},
+        "primary": {
+            "split": splits[0],
+            "metric": metrics[-1],
+            "value": next(iter(named.values()))[metrics[-1]],
+        },
         "majority": majority,
         "missing": {},
         "teacher": None if row["role"] == "teacher" else {"run_id": "teacher", "scores": {}},
@@ -151,29 +180,35 @@ def invented_scores(row: Mapping[str, Any], split: str, metrics: int) -> list[fl
 def write_history(folder: Path, row: Mapping[str, Any]) -> None:
     steps = range(5, STEPS + 1, 5)
     entries = [
-        {"phase": "search", "step": step, "seconds": 0.1 * step, "lr": 1e-4, "losses": {"task": 1.0, "total": 1.0},
-         "sparsity": row["sparsity"] * (1 - np.cos(np.pi * step / STEPS)) / 2}
+        {
+            "phase": "search",
+            "step": step,
+            "seconds": 0.1 * step,
+            "lr": 1e-4,
+            "losses": {"task": 1.0, "total": 1.0},
+            "sparsity": row["sparsity"] * (1 - np.cos(np.pi * step / STEPS)) / 2,
+        }
         for step in steps
-    ]  # fmt: skip
+    ]
     (folder / "history.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
 
 
-def fake_indicators(row: Mapping[str, Any]) -> pd.DataFrame:
+@cache
+def fake_indicators(hard: bool, sparsity: float) -> pd.DataFrame:
     """Smooth masks drift to 0 or 1, hard ones drop at one step and may come back."""
     random = np.random.default_rng(3)
     steps = np.arange(0, STEPS + 1, 2)
-    frames = []
+    columns: dict[str, list[Any]] = {name: [] for name in ("step", "kind", "layer", "unit", "z")}
     for kind, units in (("head", 32), ("ffn", 64)):
-        kept = random.permutation(units) < max(1, round(units * (1 - row["sparsity"])))
-        turn = random.uniform(0.15, 0.95, size=units)
-        for unit in range(units):
-            z = (
-                _hard(steps, kept[unit], turn[unit])
-                if "hard" in row["method"]
-                else _smooth(steps, kept[unit], turn[unit])
-            )
-            frames.append(pd.DataFrame({"step": steps, "kind": kind, "layer": unit % 4, "unit": unit // 4, "z": z}))
-    return pd.concat(frames, ignore_index=True).astype({"z": "float32"})
+        kept = random.permutation(units) < max(1, round(units * (1 - sparsity)))
+        turns = random.uniform(0.15, 0.95, size=units)
+        for unit, (keep, turn) in enumerate(zip(kept, turns, strict=True)):
+            columns["step"] += steps.tolist()
+            columns["kind"] += [kind] * len(steps)
+            columns["layer"] += [unit % 4] * len(steps)
+            columns["unit"] += [unit // 4] * len(steps)
+            columns["z"] += (_hard if hard else _smooth)(steps, keep, turn).tolist()
+    return pd.DataFrame(columns).astype({"z": "float32"})
 
 
 def _smooth(steps: np.ndarray, kept: bool, turn: float) -> np.ndarray:
