@@ -267,7 +267,7 @@ def _results(store: Path, plan: "pd.DataFrame") -> Results:
     records = {run_id: read_record(store / run_id) for run_id in plan["run_id"] if (store / run_id / "done").exists()}
     states = [_state(store, *row) for row in plan[["run_id", "reachable", "reason"]].itertuples(index=False)]
     runs = plan.assign(state=[state for state, _ in states], note=[note for _, note in states])
-    return Results(store, _with_blocked(runs), records)
+    return Results(store, runs, records)
 
 
 def _state(store: Path, run_id: str, reachable: bool, reason: str) -> tuple[str, str]:
@@ -280,29 +280,23 @@ def _state(store: Path, run_id: str, reachable: bool, reason: str) -> tuple[str,
     return _failure(failed) if failed.is_file() else ("missing", "")
 
 
-def _with_blocked(runs: "pd.DataFrame") -> "pd.DataFrame":
-    """Students that cannot start because the teacher of their task and seed failed."""
-    import pandas as pd
-
-    failed = runs[(runs["role"] == "teacher") & (runs["state"] == "failed")]
-    without = set(zip(failed["task"], failed["seed"], strict=True))
-    orphaned = pd.Series([key in without for key in zip(runs["task"], runs["seed"], strict=True)], runs.index)
-    blocked = (runs["role"] == "student") & (runs["state"] == "missing") & orphaned.astype(bool)
-    return runs.assign(
-        state=runs["state"].mask(blocked, "blocked"), note=runs["note"].mask(blocked, "its teacher failed")
-    )
-
-
 def _failure(path: Path) -> tuple[str, str]:
     """State and first line of the reason; a report must not stop over a reason that cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return "failed", "reason unreadable"
+        content = None
     if not isinstance(content, dict):
         return "failed", "reason unreadable"
-    state = "blocked" if content.get("kind") == "blocked" else "failed"
-    return state, _first_line(content.get("reason") or "no reason given")
+    if content.get("kind") == "blocked":
+        return _blocked(path.parents[1] / str(content.get("teacher", "")))
+    return "failed", _first_line(content.get("reason") or "no reason given")
+
+
+def _blocked(teacher: Path) -> tuple[str, str]:
+    """A student is blocked only while its teacher is failed; a teacher that was tried again frees it."""
+    failed = (teacher / "failed.json").is_file() and not (teacher / "done").exists()
+    return ("blocked", f"its teacher {teacher.name} failed") if failed else ("missing", "")
 
 
 def _first_line(text: object) -> str:

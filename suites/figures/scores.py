@@ -96,13 +96,14 @@ def score_figure(results: Results) -> "Figure":
     columns = min(3, len(panels))
     rows = ceil(len(panels) / columns)
     students = [run for run in results.planned if run.role == "student"]
+    width = max(2.5 * columns, 5.0)
     with style():
-        figure = Figure(figsize=(max(2.5 * columns, 5.0), 1.85 * rows + 1.3), layout="constrained")
+        figure = Figure(figsize=(width, 1.85 * rows + 1.3), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
         looks = looks_of(run.label for run in students)
         for axis, panel in zip(axes, panels, strict=False):
             _draw_panel(axis, panel, looks)
-            _tick_targets(axis, {run.sparsity for run in students})
+            _tick_targets(axis, {run.sparsity for run in students}, width / columns)
         for spare in axes[len(panels) :]:
             spare.set_axis_off()
         _label_edges(axes[: len(panels)], columns)
@@ -136,8 +137,8 @@ def _shifts(panel: Panel) -> dict[str, float]:
     if all(isnan(point.sd) for point in points):
         return dict.fromkeys(panel.curves, 0.0)
     reached = [point.sparsity for point in points]
-    width = 0.06 * (max(reached) - min(reached))
     count = len(panel.curves)
+    width = min(0.06, 0.01 * (count - 1)) * (max(reached) - min(reached))
     return {label: width * ((place + 0.5) / count - 0.5) for place, label in enumerate(panel.curves)}
 
 
@@ -151,10 +152,13 @@ def _draw_curve(axis: "Axes", points: Sequence[Point], look: Look) -> None:
         axis.plot(*zip(*hollow, strict=True), **(look | _HOLLOW))
 
 
-def _tick_targets(axis: "Axes", targets: Iterable[float]) -> None:
-    """Ticks at the suite's own sparsities, from the highest down, those left out that would touch another."""
+def _tick_targets(axis: "Axes", targets: Iterable[float], width: float) -> None:
+    """Ticks at the suite's own sparsities, from the highest down, those left out that would touch another.
+
+    `width` is the panel's in inches; a label needs about 0.3.
+    """
     descending = sorted(targets, reverse=True)
-    room = 0.13 * (descending[0] - descending[-1])
+    room = 0.3 / width * (descending[0] - descending[-1])
     ticks: list[float] = []
     for target in descending:
         if not ticks or ticks[-1] - target >= room:

@@ -99,10 +99,12 @@ class FakeStore:
         (folder / "done").write_text("{}")
         return folder
 
-    def fail(self, run_id: str, reason: str, kind: str = "error") -> None:
+    def fail(self, run_id: str, reason: str, **more: str) -> None:
         folder = self.root / run_id
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "failed.json").write_text(json.dumps({"kind": kind, "reason": reason, "traceback": "..."}))
+        (folder / "failed.json").write_text(
+            json.dumps({"kind": "error", "reason": reason, "traceback": "..."} | more)
+        )
 
 
 def fake_record(

@@ -30,13 +30,14 @@ def test_every_state_is_seen_with_its_reason(store: FakeStore) -> None:
     dense, lost = store.add("mrpc"), store.add("rte")
     done, failed = store.add("mrpc", "gpp+dfd", 0.8), store.add("mrpc", "gpp+none", 0.8)
     waiting, orphan = store.add("mrpc", "random+dfd", 0.8), store.add("rte", "gpp+dfd", 0.8)
-    told = store.add("mrpc", "magnitude+dfd", 0.8)
+    freed = store.add("mrpc", "magnitude+dfd", 0.8)
     far = store.add("mrpc", "depth+none", 0.8, reachable=False, reason="only whole layers")
     store.finish(dense)
     store.finish(done)
     store.fail(lost, "loss is NaN\nTraceback")
     store.fail(failed, "")
-    store.fail(told, "its teacher mrpc-x failed", kind="blocked")
+    store.fail(orphan, "teacher", kind="blocked", teacher=lost)
+    store.fail(freed, "teacher", kind="blocked", teacher=dense)
     results = read_results(store.save_plan(), store.root)
     states = {run.run_id: (run.state, run.note) for run in results.planned}
     assert states == {
@@ -45,8 +46,8 @@ def test_every_state_is_seen_with_its_reason(store: FakeStore) -> None:
         done: ("done", ""),
         failed: ("failed", "no reason given"),
         waiting: ("missing", ""),
-        orphan: ("blocked", "its teacher failed"),
-        told: ("blocked", "its teacher mrpc-x failed"),
+        orphan: ("blocked", f"its teacher {lost} failed"),
+        freed: ("missing", ""),
         far: ("unreachable", "only whole layers"),
     }
     assert set(results.records) == {dense, done}
