@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gppdfd.errors import DataError, UsageError
+from suites.store import State, Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -193,11 +194,6 @@ def _lookup(scores: Scores, split: str, metric: str) -> float:
     return scores.get(split, {}).get(metric, float("nan"))
 
 
-def plan_path(store: Path, suite: str, preset: str) -> Path:
-    """Where the launch of a suite writes its plan."""
-    return store / "plans" / f"{suite}-{preset}.parquet"
-
-
 def read_plan(path: Path) -> "pd.DataFrame":
     """The planned runs in their order.
 
@@ -243,60 +239,22 @@ def read_results(plan_file: Path, store: Path) -> Results:
     return _results(store, read_plan(plan_file))
 
 
-def read_store(store: Path) -> Results:
-    """All finished runs of a store, whatever suite asked for them, in the order of their ids.
-
-    Raises:
-        UsageError: the folder does not exist.
-    """
-    import pandas as pd
-
-    if not store.is_dir():
-        raise UsageError(f"no store {store}: give the folder that holds the runs (--store)")
-    finished = sorted(path.parent.name for path in store.glob("*/done"))
-    rows = [_planned(read_record(store / run_id), order) for order, run_id in enumerate(finished)]
-    return _results(store, pd.DataFrame(rows, columns=PLAN_COLUMNS))
-
-
-def _planned(record: Record, order: int) -> tuple[Any, ...]:
-    axes = (record.run_id, record.task, record.method, record.label, record.sparsity_target, record.seed)
-    return (*axes, record.role, order, "", True, "")
-
-
 def _results(store: Path, plan: "pd.DataFrame") -> Results:
-    records = {run_id: read_record(store / run_id) for run_id in plan["run_id"] if (store / run_id / "done").exists()}
-    states = [_state(store, *row) for row in plan[["run_id", "reachable", "reason"]].itertuples(index=False)]
-    runs = plan.assign(state=[state for state, _ in states], note=[note for _, note in states])
-    return Results(store, runs, records)
+    rows = plan[["run_id", "reachable", "reason"]].itertuples(index=False)
+    states = [_state(Store(store), *row) for row in rows]
+    runs = plan.assign(state=[str(state) for state, _ in states], note=[note for _, note in states])
+    done = runs.loc[runs["state"] == State.DONE, "run_id"]
+    return Results(store, runs, {run_id: read_record(store / run_id) for run_id in done})
 
 
-def _state(store: Path, run_id: str, reachable: bool, reason: str) -> tuple[str, str]:
+def _state(store: Store, run_id: str, reachable: bool, reason: str) -> tuple[str, str]:
     """(state, why it is not done)."""
     if not reachable:
         return "unreachable", reason
-    if (store / run_id / "done").exists():
-        return "done", ""
-    failed = store / run_id / "failed.json"
-    return _failure(failed) if failed.is_file() else ("missing", "")
-
-
-def _failure(path: Path) -> tuple[str, str]:
-    """State and first line of the reason; a report must not stop over a reason that cannot be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        content = None
-    if not isinstance(content, dict):
-        return "failed", "reason unreadable"
-    if content.get("kind") == "blocked":
-        return _blocked(path.parents[1] / str(content.get("teacher", "")))
-    return "failed", _first_line(content.get("reason") or "no reason given")
-
-
-def _blocked(teacher: Path) -> tuple[str, str]:
-    """A student is blocked only while its teacher is failed; a teacher that was tried again frees it."""
-    failed = (teacher / "failed.json").is_file() and not (teacher / "done").exists()
-    return ("blocked", f"its teacher {teacher.name} failed") if failed else ("missing", "")
+    state = store.state(run_id)
+    if state in (State.FAILED, State.BLOCKED):
+        return state, _first_line(store.reason(run_id) or "no reason given")
+    return state, ""
 
 
 def _first_line(text: object) -> str:

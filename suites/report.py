@@ -5,13 +5,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gppdfd.errors import DataError, UsageError
+from gppdfd.errors import UsageError
 from gppdfd.files import write_text
+from suites.cli import parse, run_command
 from suites.figures import indicator_figure, indicator_pair, save_figure, score_figure
 from suites.figures.indicators import NOTHING, Wanted
 from suites.formats import Table, write_table
 from suites.index import INDICATORS, SCORES, index_page
-from suites.records import Results, plan_path, read_results
+from suites.records import Results, read_results
+from suites.store import Store
 from suites.tables import main_table, size_table
 
 STORE = Path("results/runs")
@@ -28,7 +30,7 @@ def write_report(suite: str, preset: str, store: Path, plan: Path, out: Path, sh
     """Write all tables, figures and the index page of a launched suite.
 
     Args:
-        plan: the launch's plan (`suites.records.plan_path`).
+        plan: the launch's plan (`Store.plan_path`).
         show: task, sparsity and seed of the indicator figure; default the first that is finished.
 
     Returns:
@@ -84,21 +86,17 @@ def _portable(path: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0, 2 for a wrong request, 1 for broken files."""
-    options = _parser().parse_args(arguments)
-    try:
-        written = _report(options)
-    except UsageError as error:
-        return _refuse(error, 2)
-    except (DataError, OSError) as error:
-        return _refuse(error, 1)
-    print("\n".join(map(str, written)))
-    return 0
+    return run_command(_report, arguments)
 
 
-def _report(options: argparse.Namespace) -> list[Path]:
+def _report(arguments: Sequence[str] | None) -> int:
+    options = parse(_parser(), arguments)
     suite, preset, store = options.suite, options.preset, options.store
     out = options.out or default_out(suite, preset)
-    return write_report(suite, preset, store, plan_path(store, suite, preset), out, _wanted(options.show))
+    plan = Store(store).plan_path(suite, preset)
+    written = write_report(suite, preset, store, plan, out, _wanted(options.show))
+    print("\n".join(map(str, written)))
+    return 0
 
 
 def _wanted(assignments: Sequence[str]) -> dict[str, str | float | int]:
@@ -112,11 +110,6 @@ def _assignment(text: str) -> tuple[str, str | float | int]:
         return axis, _AXES[axis](value)
     except (KeyError, ValueError) as error:
         raise UsageError(f"--show {text}: give task=NAME, sparsity=NUMBER or seed=NUMBER") from error
-
-
-def _refuse(error: Exception, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return code
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,7 +17,7 @@ INCOMPLETE = "no average: no seed of this row finished every task"
 NOT_PLANNED = "not planned"
 MISSED_AVERAGE = "averages runs that missed their sparsity target"
 _CORNER = ("sparsity", "method")
-_STATES = {"missing": "not run yet", "unreachable": "not reachable"}
+_STATES = {"missing": "not run yet", "stale": "interrupted", "unreachable": "not reachable"}
 
 
 # --- the main table ---

@@ -46,7 +46,7 @@ def fake_config(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings and runs of `fake_runs`, in this process and in those that it starts."""
     # Before the import, which sets it for worker processes: other tests must find the real settings again.
     monkeypatch.setitem(sys.modules, "suites.config", ModuleType("suites.config"))
-    import fake_runs
+    from tests.suites import fake_runs
 
     monkeypatch.setitem(sys.modules, "suites.config", fake_runs.stand_in())
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parents[1])]))

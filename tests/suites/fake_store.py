@@ -74,9 +74,7 @@ class FakeStore:
         pd.DataFrame(self.plan).to_parquet(self.plan_file)
         return self.plan_file
 
-    def finish(
-        self, run_id: str, scores: Mapping[str, Sequence[float]] | None = None, **changes: Any
-    ) -> Path:
+    def finish(self, run_id: str, scores: Mapping[str, Sequence[float]] | None = None, **changes: Any) -> Path:
         """Write the folder of a finished run.
 
         Args:
@@ -93,23 +91,17 @@ class FakeStore:
         (folder / "record.json").write_text(json.dumps(record))
         write_history(folder, row)
         if row["method"] in METHODS[:2]:
-            fake_indicators("hard" in row["method"], row["sparsity"]).to_parquet(
-                folder / "indicators.parquet"
-            )
+            fake_indicators("hard" in row["method"], row["sparsity"]).to_parquet(folder / "indicators.parquet")
         (folder / "done").write_text("{}")
         return folder
 
     def fail(self, run_id: str, reason: str, **more: str) -> None:
         folder = self.root / run_id
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "failed.json").write_text(
-            json.dumps({"kind": "error", "reason": reason, "traceback": "..."} | more)
-        )
+        (folder / "failed.json").write_text(json.dumps({"kind": "error", "reason": reason, "traceback": "..."} | more))
 
 
-def fake_record(
-    row: Mapping[str, Any], scores: Mapping[str, Sequence[float]] | None = None
-) -> dict[str, Any]:
+def fake_record(row: Mapping[str, Any], scores: Mapping[str, Sequence[float]] | None = None) -> dict[str, Any]:
     task, sparsity = row["task"], row["sparsity"]
     splits = SPLITS.get(task, ("validation",))
     metrics = METRICS.get(task, ("accuracy",))

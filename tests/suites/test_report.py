@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from suites.records import plan_path
 from suites.report import main, write_report
+from suites.store import Store
 from tests.suites.fake_store import FakeStore, full_store
 
 FILES = {
@@ -112,9 +112,7 @@ def test_a_broken_record_is_one_message_and_code_1(
     assert error.count("\n") == 1
 
 
-def test_an_out_that_is_a_file_is_code_1(
-    store: FakeStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_out_that_is_a_file_is_code_1(store: FakeStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out").write_text("")
     assert report(store, tmp_path / "out") == 1
     assert str(tmp_path / "out") in capsys.readouterr().err
@@ -129,4 +127,4 @@ def test_a_whole_report_needs_no_torch(store: FakeStore, tmp_path: Path) -> None
 
 
 def test_the_plan_lies_where_the_launch_puts_it(store: FakeStore) -> None:
-    assert plan_path(store.root, "glue_ablation", "micro") == store.plan_file
+    assert Store(store.root).plan_path("glue_ablation", "micro") == store.plan_file

@@ -50,9 +50,7 @@ def test_panels_hold_means_spreads_and_levels(store: FakeStore) -> None:
     (panel,) = score_panels(results_of(store))
     assert (panel.title, panel.teacher, panel.majority) == ("RTE (acc)", 90.0, 50.0)
     (point,) = panel.curves["gpp+dfd"]
-    np.testing.assert_allclose(
-        (point.sparsity, point.score, point.sd), (0.81, 75.0, 100 * np.std([0.7, 0.8], ddof=1))
-    )
+    np.testing.assert_allclose((point.sparsity, point.score, point.sd), (0.81, 75.0, 100 * np.std([0.7, 0.8], ddof=1)))
 
 
 def test_missing_scores_break_the_line_and_weak_ones_are_hollow(store: FakeStore) -> None:
@@ -152,9 +150,7 @@ def test_the_first_finished_pair_is_shown_or_the_one_asked_for(store: FakeStore)
     results = results_of(store)
     first = indicator_pair(results)
     assert first is not None
-    assert [(run.task, run.sparsity, run.method) for run in first] == [
-        ("mrpc", 0.8, method) for method in PAIR
-    ]
+    assert [(run.task, run.sparsity, run.method) for run in first] == [("mrpc", 0.8, method) for method in PAIR]
     asked = indicator_pair(results, {"task": "mrpc", "sparsity": 0.95})
     assert asked is not None
     assert asked[0].sparsity == 0.95

@@ -63,9 +63,7 @@ def texts(found: Cell) -> list[str]:
 
 
 def test_summaries_agree_with_numpy(tmp_path: Path) -> None:
-    store = full_store(
-        tmp_path, tasks=["mrpc", "mnli"], methods=["gpp+dfd", "random+dfd"], seeds=(1, 2, 3, 5)
-    )
+    store = full_store(tmp_path, tasks=["mrpc", "mnli"], methods=["gpp+dfd", "random+dfd"], seeds=(1, 2, 3, 5))
     results = results_of(store)
     for key, summary in score_summaries(results).items():
         label, sparsity, task, split, metric = key
@@ -90,9 +88,7 @@ def test_averages_are_over_tasks_first_and_seeds_then(store: FakeStore) -> None:
         scores = {"mnli": {"matched": [value], "mismatched": [0.1]}, "mrpc": {"validation": [0.2, value]}}
         run = store.add(task, "gpp+dfd", 0.8, seed)
         store.finish(run, scores.get(task, {"validation": [value]}))
-    by_seed = [
-        np.mean([value for (_, seed), value in numbers.items() if seed == wanted]) for wanted in (1, 2)
-    ]
+    by_seed = [np.mean([value for (_, seed), value in numbers.items() if seed == wanted]) for wanted in (1, 2)]
     averages = average_summaries(results_of(store))
     np.testing.assert_allclose(averages["gpp+dfd", 0.8], (np.mean(by_seed), np.std(by_seed, ddof=1), 2))
 
@@ -163,12 +159,7 @@ def test_best_is_bold_by_printed_number_and_only_among_rivals(store: FakeStore) 
         store.finish(store.add("rte", method, 0.8), {"validation": [score]})
     store.finish(store.add("rte", "gpp+dfd", 0.95), {"validation": [0.7]})
     table = table_of(store)
-    bold = {
-        (block.title, row.label)
-        for block in table.blocks
-        for row in block.rows
-        if row.cells[0].numbers[0].best
-    }
+    bold = {(block.title, row.label) for block in table.blocks for row in block.rows if row.cells[0].numbers[0].best}
     assert bold == {("0.8", "gpp+dfd"), ("0.8", "gpp+none")}
 
 
@@ -224,9 +215,7 @@ def test_marks_of_a_whole_column_move_to_its_header(store: FakeStore) -> None:
     for method in ("gpp+dfd", "gpp+none"):
         store.finish(store.add("mnli", method, 0.8), {"matched": [0.8]}, missing=reason)
         store.finish(store.add("rte", method, 0.8), data={"subset": ["validation"], "max_train_rows": 500})
-        store.finish(
-            store.add("cola", method, 0.8), data={"subset": ["train"]} if method == "gpp+none" else {}
-        )
+        store.finish(store.add("cola", method, 0.8), data={"subset": ["train"]} if method == "gpp+none" else {})
     table = table_of(store)
     heads = {column.title: column.marks for column in table.columns}
     assert heads["MNLI-mm"] == ("no mismatched scores: no gold labels",)
@@ -322,11 +311,7 @@ def csv_numbers(table: Table) -> list[list[str]]:
     rows = csv.DictReader(io.StringIO(to_csv(table)))
     skip = table.corner
     return [
-        [
-            value
-            for name, value in row.items()
-            if name not in skip and not name.endswith(" notes") and "." in value
-        ]
+        [value for name, value in row.items() if name not in skip and not name.endswith(" notes") and "." in value]
         for row in rows
     ]
 
@@ -345,9 +330,7 @@ def latex_numbers(table: Table) -> list[list[str]]:
 @pytest.fixture(scope="module")
 def rich(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Three seeds, negative scores, failures, marks in headers and cells."""
-    store = full_store(
-        tmp_path_factory.mktemp("runs"), methods=["gpp+dfd", "gpp(mask=hard_gradual)+dfd"], seeds=(1, 2)
-    )
+    store = full_store(tmp_path_factory.mktemp("runs"), methods=["gpp+dfd", "gpp(mask=hard_gradual)+dfd"], seeds=(1, 2))
     store.finish(store.add("cola", "random+dfd", 0.8), {"validation": [-0.031]}, data={"subset": ["train"]})
     store.fail(store.add("mrpc", "random+dfd", 0.8), "100 % of {a} & b_c # $x$ ~ ^ \\ <script> | [x](y) `z`")
     return results_of(store)
@@ -364,12 +347,7 @@ def test_all_formats_have_the_same_numbers(rich: Results, build: Callable[[Resul
 def test_formats_agree_on_best_and_on_footnotes(rich: Results) -> None:
     table = main_table(rich, "caption")
     best = [
-        n.text
-        for block in table.blocks
-        for row in block.rows
-        for found in row.cells
-        for n in found.numbers
-        if n.best
+        n.text for block in table.blocks for row in block.rows for found in row.cells for n in found.numbers if n.best
     ]
     assert best
     assert re.findall(r"\*\*(-?\d+\.\d)\*\*", to_markdown(table)) == best
