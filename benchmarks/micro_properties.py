@@ -61,7 +61,10 @@ def majority(data: TaskData) -> float:
 def bag_of_words(data: TaskData) -> float:
     """Linear model on the counts of words, with separate features per text column."""
     dev = first_evaluation(data)
-    columns = [(CountVectorizer(token_pattern=r"\S+"), *texts) for texts in zip(data.train.texts, dev.texts, strict=True)]
+    columns = [
+        (CountVectorizer(token_pattern=r"\S+"), *texts)
+        for texts in zip(data.train.texts, dev.texts, strict=True)
+    ]
     train_counts = csr_matrix(hstack([words.fit_transform(train) for words, train, _ in columns]))
     dev_counts = csr_matrix(hstack([words.transform(texts) for words, _, texts in columns]))
     model = Ridge(alpha=10.0) if data.spec.regression else LogisticRegression(C=0.3, max_iter=1000)
@@ -91,7 +94,10 @@ def batches(tokens: Tokens, size: int, random: torch.Generator) -> Iterator[list
     """Endless shuffled batches; four batches at a time are sorted by length to save padding."""
     while True:
         order = torch.randperm(len(tokens.ids), generator=random).tolist()
-        pools = [sorted(order[at : at + 4 * size], key=lambda row: len(tokens.ids[row])) for at in range(0, len(order), 4 * size)]
+        pools = [
+            sorted(order[at : at + 4 * size], key=lambda row: len(tokens.ids[row]))
+            for at in range(0, len(order), 4 * size)
+        ]
         cut = [pool[at : at + size] for pool in pools for at in range(0, len(pool), size)]
         yield from (cut[place] for place in torch.randperm(len(cut), generator=random).tolist())
 
@@ -112,10 +118,16 @@ def fine_tune(model: PreTrainedModel, spec: TaskSpec, train: Tokens, settings: S
         optimiser, lambda step: min((step + 1) / warmup, (settings.steps - step) / (settings.steps - warmup))
     )
     model.train()
-    for _, rows in zip(range(settings.steps), batches(train, settings.batch_size, generator(seed, spec.name)), strict=False):
+    for _, rows in zip(
+        range(settings.steps), batches(train, settings.batch_size, generator(seed, spec.name)), strict=False
+    ):
         logits = model(**train.batch(rows)).logits
         labels = train.labels[rows]
-        loss = nn.functional.mse_loss(logits[:, 0], labels) if spec.regression else nn.functional.cross_entropy(logits, labels)
+        loss = (
+            nn.functional.mse_loss(logits[:, 0], labels)
+            if spec.regression
+            else nn.functional.cross_entropy(logits, labels)
+        )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -133,7 +145,9 @@ def evaluate(model: PreTrainedModel, spec: TaskSpec, dev: Tokens) -> float:
 
 
 @torch.no_grad()
-def prune_at_random(model: PreTrainedModel, seed: int, heads: int = 2, units: int = 85) -> list[Callable[[], None]]:
+def prune_at_random(
+    model: PreTrainedModel, seed: int, heads: int = 2, units: int = 85
+) -> list[Callable[[], None]]:
     """Zero all but `heads` attention heads and `units` FFN units of the whole model; returns how to zero them again."""
     random = generator(seed, "prune")
     config = model.config
@@ -172,12 +186,24 @@ def measure(name: str, seeds: int, settings: Settings, pruned_steps: int) -> lis
         fine_tune(pruned, spec, train, short, seed + 1000)
         scores["pruned"].append(evaluate(pruned, spec, dev))
     length = np.mean([len(ids) for ids in train.ids])
-    means = (f"{np.mean(values):.1f} ± {np.std(values, ddof=1) if seeds > 1 else 0:.1f}" for values in scores.values())
-    return [name, len(data.train), f"{length:.1f}", f"{majority(data):.1f}", f"{bag_of_words(data):.1f}", *means]
+    means = (
+        f"{np.mean(values):.1f} ± {np.std(values, ddof=1) if seeds > 1 else 0:.1f}"
+        for values in scores.values()
+    )
+    return [
+        name,
+        len(data.train),
+        f"{length:.1f}",
+        f"{majority(data):.1f}",
+        f"{bag_of_words(data):.1f}",
+        *means,
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tasks", nargs="+", default=list(SPECS), choices=list(SPECS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=Settings.steps)
@@ -188,7 +214,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     settings = Settings(options.steps, options.batch_size, options.learning_rate, options.model)
-    print("| task | rows | tokens | majority | bag of words | random start | teacher | pruned at random (95%) |")
+    print(
+        "| task | rows | tokens | majority | bag of words | random start | teacher | pruned at random (95%) |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for name in options.tasks:
         row = measure(name, options.seeds, settings, options.pruned_steps)

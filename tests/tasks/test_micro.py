@@ -44,13 +44,17 @@ def meanings(words: list[str]) -> list[str]:
 def _first_synonyms() -> dict[str, str]:
     verbs = [verb for genre in lexicon.GENRES for verb in lexicon.verbs(genre)]
     nouns = [noun for genre in lexicon.GENRES for noun in lexicon.nouns(genre)]
-    table = {lemma: entry.lemmas[0] for entry in (*nouns, *verbs, *lexicon.adjectives()) for lemma in entry.lemmas}
+    table = {
+        lemma: entry.lemmas[0] for entry in (*nouns, *verbs, *lexicon.adjectives()) for lemma in entry.lemmas
+    }
     return table | {lexicon.add_ed(lemma): entry.lemmas[0] for entry in verbs for lemma in entry.lemmas}
 
 
 def facts(words: list[str]) -> set[tuple[str, str, str]]:
     """(agent, verb, patient) of a statement of `rte` or `mrpc` without adjectives: an independent little parser."""
-    plain = [word for word in meanings(words) if word not in {entry.lemmas[0] for entry in lexicon.adjectives()}]
+    plain = [
+        word for word in meanings(words) if word not in {entry.lemmas[0] for entry in lexicon.adjectives()}
+    ]
     if "that" in plain:
         return _facts_with_relative_clause(plain)
     if "was" in plain:
@@ -115,7 +119,10 @@ def test_every_word_has_a_token_and_lengths_stay_short(name: str, tasks: dict[st
 
 
 def test_mismatched_mnli_has_other_nouns_and_verbs(tasks: dict[str, TaskData]) -> None:
-    home, away = (Counter(" ".join(sum(tasks["mnli"].evaluations[split].texts, [])).split()) for split in ("matched", "mismatched"))
+    home, away = (
+        Counter(" ".join(sum(tasks["mnli"].evaluations[split].texts, [])).split())
+        for split in ("matched", "mismatched")
+    )
     contents = {lemma for genre in lexicon.GENRES for word in lexicon.nouns(genre) for lemma in word.lemmas}
     assert not contents & home.keys() & away.keys()
     assert contents & away.keys()
@@ -143,12 +150,23 @@ def test_choices_are_pinned() -> None:
 
 
 def test_inflection() -> None:
-    assert [lexicon.add_s(lemma) for lemma in ("dog", "push", "spy", "kitten")] == ["dogs", "pushes", "spies", "kittens"]
+    assert [lexicon.add_s(lemma) for lemma in ("dog", "push", "spy", "kitten")] == [
+        "dogs",
+        "pushes",
+        "spies",
+        "kittens",
+    ]
     assert [lexicon.add_ed(lemma) for lemma in ("love", "help")] == ["loved", "helped"]
 
 
 def test_each_lemma_means_one_thing() -> None:
-    groups = [*lexicon.nouns("home"), *lexicon.nouns("away"), *lexicon.verbs("home"), *lexicon.verbs("away"), *lexicon.adjectives()]
+    groups = [
+        *lexicon.nouns("home"),
+        *lexicon.nouns("away"),
+        *lexicon.verbs("home"),
+        *lexicon.verbs("away"),
+        *lexicon.adjectives(),
+    ]
     lemmas = [lemma for entry in groups for lemma in entry.lemmas]
     assert len(lemmas) == len(set(lemmas))
 
@@ -186,7 +204,12 @@ def test_questions(question: str, expected: set[str]) -> None:
     assert {text(ask(CLAUSE, question, Chooser(seed))) for seed in range(30)} == expected
 
 
-PLURALS = {lexicon.add_s(lemma) for genre in lexicon.GENRES for entry in lexicon.nouns(genre) for lemma in entry.lemmas}
+PLURALS = {
+    lexicon.add_s(lemma)
+    for genre in lexicon.GENRES
+    for entry in lexicon.nouns(genre)
+    for lemma in entry.lemmas
+}
 FINITE = {
     form: form != base
     for entry in (*lexicon.verbs("home"), *lexicon.intransitives())
@@ -264,7 +287,10 @@ def test_reviews_say_what_they_should(seed: int, positive: bool) -> None:
 
 def test_facts_of_hand_written_statements() -> None:
     assert facts("the hound was assisted by the old cat".split()) == {("cat", "help", "dog")}
-    assert facts("the dog that the cat loved helped the singer".split()) == {("cat", "love", "dog"), ("dog", "help", "singer")}
+    assert facts("the dog that the cat loved helped the singer".split()) == {
+        ("cat", "love", "dog"),
+        ("dog", "help", "singer"),
+    }
 
 
 @given(seed=SEEDS)
@@ -296,12 +322,18 @@ def test_stsb_is_5_exactly_for_paraphrases(seed: int) -> None:
 @pytest.mark.parametrize("determiner", sorted(pairs.UPWARD))
 def test_determiners_conclude_in_the_right_direction(determiner: str) -> None:
     """`a dog` implies `an animal`; `no` and `every` turn the subject around, `no` the object too."""
-    worlds = [frozenset(world) for world in _subsets([(s, o) for s in ("dog", "horse") for o in ("poet", "singer")])]
+    worlds = [
+        frozenset(world) for world in _subsets([(s, o) for s in ("dog", "horse") for o in ("poet", "singer")])
+    ]
     wide, narrow = ("dog", "horse"), ("dog",)
     objects = ("poet", "singer"), ("poet",)
     for in_subject, (general, special) in ((True, (wide, narrow)), (False, objects)):
         true = [
-            all(_holds(determiner, *_sets(in_subject, conclusion), world) for world in worlds if _holds(determiner, *_sets(in_subject, given), world))
+            all(
+                _holds(determiner, *_sets(in_subject, conclusion), world)
+                for world in worlds
+                if _holds(determiner, *_sets(in_subject, given), world)
+            )
             for given, conclusion in ((special, general), (general, special))
         ]
         upward = pairs.UPWARD[determiner][0 if in_subject else 1]
@@ -313,14 +345,18 @@ def _sets(in_subject: bool, members: tuple[str, ...]) -> tuple[tuple[str, ...], 
     return (members, ("poet",)) if in_subject else (("dog", "horse"), members)
 
 
-def _holds(determiner: str, subjects: tuple[str, ...], objects: tuple[str, ...], world: frozenset[tuple[str, str]]) -> bool:
+def _holds(
+    determiner: str, subjects: tuple[str, ...], objects: tuple[str, ...], world: frozenset[tuple[str, str]]
+) -> bool:
     """Whether `determiner subjects helped an object` is true where `world` lists who helped whom."""
     each = [any((subject, object_) in world for object_ in objects) for subject in subjects]
     return {"every": all(each), "no": not any(each)}.get(determiner, any(each))
 
 
 def _subsets(items: list[tuple[str, str]]) -> list[list[tuple[str, str]]]:
-    return [[item for bit, item in enumerate(items) if number >> bit & 1] for number in range(2 ** len(items))]
+    return [
+        [item for bit, item in enumerate(items) if number >> bit & 1] for number in range(2 ** len(items))
+    ]
 
 
 @given(seed=SEEDS)
@@ -328,7 +364,10 @@ def _subsets(items: list[tuple[str, str]]) -> list[list[tuple[str, str]]]:
 def test_mnli_contradictions_oppose_determiner_or_verb(seed: int) -> None:
     premise, hypothesis, label = pairs.mnli(Chooser(seed))
     negations = ("no" in premise) != ("no" in hypothesis)
-    opposed = any(entry in meanings(premise) and lexicon.opposite(verb(entry)).lemmas[0] in meanings(hypothesis) for entry in _verbs())
+    opposed = any(
+        entry in meanings(premise) and lexicon.opposite(verb(entry)).lemmas[0] in meanings(hypothesis)
+        for entry in _verbs()
+    )
     assert (negations or opposed) == (label == pairs.CONTRADICTION)
 
 
@@ -362,7 +401,9 @@ def test_drawn_changes_change_the_meaning(seed: int) -> None:
 def test_saying_keeps_the_fact(seed: int) -> None:
     choose = Chooser(seed)
     clause = pairs.random_clause(choose)
-    assert facts(say(clause, choose)) == {(clause.subject.noun.lemmas[0], clause.verb.lemmas[0], clause.object.noun.lemmas[0])}
+    assert facts(say(clause, choose)) == {
+        (clause.subject.noun.lemmas[0], clause.verb.lemmas[0], clause.object.noun.lemmas[0])
+    }
 
 
 # --- corpus and model -----------------------------------------------------------------------------------------------
@@ -397,7 +438,12 @@ def test_shipped_encoder_loads_whole() -> None:
     model, loading = AutoModel.from_pretrained(MODEL, output_loading_info=True)
     assert not any(loading[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     config = model.config
-    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.intermediate_size) == (4, 128, 8, 512)
+    assert (
+        config.num_hidden_layers,
+        config.hidden_size,
+        config.num_attention_heads,
+        config.intermediate_size,
+    ) == (4, 128, 8, 512)
     assert config.vocab_size == len(corpus.vocabulary())
     assert (MODEL / "model.safetensors").stat().st_size < 5_000_000
     assert json.loads((MODEL / "build.json").read_text())["final_losses"]

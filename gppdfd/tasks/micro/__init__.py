@@ -1,6 +1,7 @@
-"""The embedded benchmark: eight GLUE-shaped tasks from a seeded grammar, and a tiny encoder pre-trained on its text.
+"""The embedded benchmark: eight GLUE-shaped tasks from a seeded grammar, and an encoder pre-trained on its text.
 
-Nothing is downloaded and no data is stored: `load` writes a task's rows anew each time, the same ones for the same seed.
+Nothing is downloaded and no data is stored: `load` writes the rows of a task anew each time, the same ones for
+the same seed.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,14 +28,32 @@ SPECS = {
         TaskSpec("cola", ("sentence",), ("unacceptable", "acceptable"), ("matthews",), "matthews", 0.15),
         TaskSpec("sst2", ("sentence",), ("negative", "positive"), ("accuracy",), "accuracy", 0.65),
         TaskSpec("mrpc", _PAIR, ("not_equivalent", "equivalent"), ("accuracy", "f1"), "f1", 0.6),
-        TaskSpec("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1"), "f1", 0.6),
+        TaskSpec(
+            "qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1"), "f1", 0.6
+        ),
         TaskSpec("stsb", _PAIR, (), ("pearson", "spearman"), "spearman", 0.15),
-        TaskSpec("mnli", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction"), ("accuracy",), "accuracy", 0.45),
+        TaskSpec(
+            "mnli",
+            ("premise", "hypothesis"),
+            ("entailment", "neutral", "contradiction"),
+            ("accuracy",),
+            "accuracy",
+            0.45,
+        ),
         TaskSpec("qnli", ("question", "sentence"), _ENTAILMENT, ("accuracy",), "accuracy", 0.6),
         TaskSpec("rte", _PAIR, _ENTAILMENT, ("accuracy",), "accuracy", 0.6),
     )
 }
-ROWS = {"cola": 2000, "sst2": 1600, "mrpc": 2000, "qqp": 2000, "stsb": 2000, "mnli": 2000, "qnli": 2000, "rte": 1600}
+ROWS = {
+    "cola": 2000,
+    "sst2": 1600,
+    "mrpc": 2000,
+    "qqp": 2000,
+    "stsb": 2000,
+    "mnli": 2000,
+    "qnli": 2000,
+    "rte": 1600,
+}
 EVALUATION_ROWS = 400
 
 

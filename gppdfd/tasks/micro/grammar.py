@@ -1,8 +1,9 @@
 """Meanings and the sentences that say them.
 
-A meaning (`Clause`, made of `Phrase`s) holds words by what they mean; saying it picks one synonym for each and, where
-the language has several constructions (active or passive), one of them. So two sayings of one meaning are paraphrases,
-and labels are computed from meanings, never from the words of a sentence. Texts have no punctuation: tokens cost time.
+A meaning (`Clause`, made of `Phrase`s) holds words by what they mean; saying it picks one synonym for each and,
+where the language has several constructions (active or passive), one of them. So two sayings of one meaning are
+paraphrases, and labels are computed from meanings, never from the words of a sentence. Texts have no
+punctuation: tokens cost time.
 """
 
 import random
@@ -18,7 +19,7 @@ COMMON = 0.5
 
 
 class Chooser:
-    """Random choices that are the same in every Python version: all of them are made from `random.Random.random`."""
+    """Random choices, the same in every Python version because all are made from `random.Random.random`."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed).random
@@ -66,6 +67,10 @@ class Clause:
     time: str | None = None
     negated: bool = False
 
+    def with_role(self, role: str, phrase: Phrase) -> "Clause":
+        """With another `subject` or `object`."""
+        return replace(self, subject=phrase) if role == "subject" else replace(self, object=phrase)
+
     def swapped(self) -> "Clause":
         return replace(self, subject=self.object, object=self.subject)
 
@@ -83,13 +88,23 @@ def say_adjuncts(clause: Clause, choose: Chooser) -> list[str]:
 def say_active(clause: Clause, choose: Chooser) -> list[str]:
     verb = choose.lemma(clause.verb)
     predicate = ["did", "not", verb] if clause.negated else [add_ed(verb)]
-    return [*say_phrase(clause.subject, choose), *predicate, *say_phrase(clause.object, choose), *say_adjuncts(clause, choose)]
+    return [
+        *say_phrase(clause.subject, choose),
+        *predicate,
+        *say_phrase(clause.object, choose),
+        *say_adjuncts(clause, choose),
+    ]
 
 
 def say_passive(clause: Clause, choose: Chooser) -> list[str]:
     auxiliary = ["was", "not"] if clause.negated else ["was"]
     predicate = [*auxiliary, add_ed(choose.lemma(clause.verb)), "by"]
-    return [*say_phrase(clause.object, choose), *predicate, *say_phrase(clause.subject, choose), *say_adjuncts(clause, choose)]
+    return [
+        *say_phrase(clause.object, choose),
+        *predicate,
+        *say_phrase(clause.subject, choose),
+        *say_adjuncts(clause, choose),
+    ]
 
 
 def say(clause: Clause, choose: Chooser, passive: float = 0.3) -> list[str]:
@@ -122,10 +137,15 @@ def ask(clause: Clause, question: str, choose: Chooser) -> list[str]:
 def text(words: Sequence[str]) -> str:
     """Words joined by blanks, with `an` for `a` where the next word asks for it."""
     following = [*words[1:], ""]
-    return " ".join("an" if word == "a" and after[:1] in "aeiou" and after else word for word, after in zip(words, following, strict=True))
+    return " ".join(
+        "an" if word == "a" and after[:1] in "aeiou" and after else word
+        for word, after in zip(words, following, strict=True)
+    )
 
 
-def random_phrase(choose: Chooser, genre: str = "home", adjective: float = 0.5, unlike: Phrase | None = None) -> Phrase:
+def random_phrase(
+    choose: Chooser, genre: str = "home", adjective: float = 0.5, unlike: Phrase | None = None
+) -> Phrase:
     """`the` with a noun and, with the given probability, an adjective; another noun and adjective than `unlike`."""
     taken = unlike or Phrase(lexicon.categories(genre)[0])
     noun = choose.other(lexicon.nouns(genre), taken.noun)
@@ -137,7 +157,9 @@ def random_phrase(choose: Chooser, genre: str = "home", adjective: float = 0.5, 
 
 def random_clause(choose: Chooser, genre: str = "home", adjective: float = 0.5) -> Clause:
     subject = random_phrase(choose, genre, adjective)
-    return Clause(subject, choose.pick(lexicon.verbs(genre)), random_phrase(choose, genre, adjective, subject))
+    return Clause(
+        subject, choose.pick(lexicon.verbs(genre)), random_phrase(choose, genre, adjective, subject)
+    )
 
 
 def other_verb(verb: Word, choose: Chooser) -> Word:

@@ -1,8 +1,8 @@
 """The words of the micro language: regular English words with their synonyms, antonyms and hypernyms.
 
 `/` separates synonyms, `:` antonyms. Every noun is animate, so every noun can do every verb to every other noun,
-and which noun does it to which can only be read from the structure of the sentence. The words of the genre `home`
-are used by all tasks; those of the genre `away` only by MNLI's mismatched split and by the pre-training text.
+and which noun does it to which can only be read from the structure of the sentence. The words of the genre
+`home` are used by all tasks; those of the genre `away` only by MNLI's mismatched split and in pre-training.
 """
 
 from collections.abc import Iterator
@@ -37,7 +37,9 @@ VERBS = {
     "away": "defend/protect:attack/assault release/liberate:capture/arrest join/accompany:abandon/desert "
     "visit/approach:avoid/dodge",
 }
-INTRANSITIVES = "rest/relax laugh/giggle talk/chatter yell/shout walk/wander work/toil wait/linger dance/waltz"
+INTRANSITIVES = (
+    "rest/relax laugh/giggle talk/chatter yell/shout walk/wander work/toil wait/linger dance/waltz"
+)
 ADJECTIVES = (
     "big/large:small/little old/aged:young/youthful rich/wealthy:poor/needy strong/sturdy:weak/frail "
     "quick/speedy:slow/sluggish wise/clever:stupid/dumb brave/bold:timid/fearful quiet/silent:loud/noisy "
