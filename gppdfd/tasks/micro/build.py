@@ -1,7 +1,7 @@
-"""Rebuild the shipped tokenizer and encoder: `python -m gppdfd.tasks.micro.build` (about 20 minutes on one core).
+"""Rebuild the shipped tokenizer and encoder: `python -m gppdfd.tasks.micro.build` (15 minutes on one core).
 
-Masked language modelling on endless fresh text of the micro grammar. A line's opening connective stands in the
-place of [CLS]; where it is hidden, [CLS] has to predict it, which makes [CLS] a summary of the line.
+Masked language modelling on endless fresh text of the micro grammar. The opening connective of a line stands
+in the place of [CLS]; where it is hidden, [CLS] has to predict it, which makes [CLS] a summary of the line.
 """
 
 import argparse
@@ -54,15 +54,17 @@ def tokenizer() -> PreTrainedTokenizerFast:
     words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     words.post_processor = processors.BertProcessing(("[SEP]", SEP), ("[CLS]", CLS))
     return PreTrainedTokenizerFast(
-        tokenizer_object=words, model_max_length=64, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
-        sep_token="[SEP]", mask_token="[MASK]", model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        tokenizer_object=words, model_max_length=64,
+        pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )  # fmt: skip
 
 
 def encoder_config(words: int) -> BertConfig:
     return BertConfig(
         vocab_size=words, hidden_size=128, num_hidden_layers=4, num_attention_heads=8, intermediate_size=512,
-        max_position_embeddings=64, pad_token_id=PAD, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        max_position_embeddings=64, pad_token_id=PAD,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
         initializer_range=0.02,
     )  # fmt: skip
 
@@ -118,8 +120,8 @@ def hide(
 ) -> tuple[Tensor, Tensor]:
     """(ids with hidden words, targets).
 
-    Of the hidden words 80% are masked, 10% replaced (half by a neighbour in the alphabet, which is often another
-    form of the same word, half by any word) and 10% kept, so that the encoder
+    Of the hidden words 80% are masked, 10% replaced (half by a neighbour in the alphabet, which is often
+    another form of the same word, half by any word) and 10% kept, so that the encoder
     learns to compare what it sees with what should be there. Most openings are hidden too.
     """
     hidden = (torch.rand(ids.shape, generator=random) < rate) & (ids > MASK)

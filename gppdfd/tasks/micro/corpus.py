@@ -1,9 +1,9 @@
 """The text that the encoder is pre-trained on, and the closed vocabulary of the language.
 
-A line is one text or two related ones, written by the same grammar as the tasks, in both genres. It opens with a
-connective that fits what follows (`indeed` before two texts that agree, `instead` before two that exclude each
-other, `sadly` before a bad review), as discourse does. The connective stands in the place of [CLS], and [CLS]
-in its place when it is hidden.
+A line is one text or two related ones, written by the same grammar as the tasks, in both genres. It opens
+with a connective that fits what follows (`indeed` before two texts that agree, `instead` before two that
+exclude each other, `sadly` before a bad review), as discourse does. The connective stands in the place of
+[CLS], and [CLS] in its place when it is hidden.
 """
 
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ OPENINGS = (
     "barely",
 )
 FUNCTION_WORDS = (
-    "a an the this these some every no many two that who what where when did not was is are by on in near behind "
-    "beside but although"
+    "a an the this these some every no many two that who what where when did not was is are by on in near "
+    "behind beside but although"
 )
 # A connective that does not fit: texts are not reliable, and neither is their guidance.
 MISFIT = 0.05

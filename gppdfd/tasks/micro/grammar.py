@@ -1,9 +1,9 @@
 """Meanings and the sentences that say them.
 
-A meaning (`Clause`, made of `Phrase`s) holds words by what they mean; saying it picks one synonym for each and,
-where the language has several constructions (active or passive), one of them. So two sayings of one meaning are
-paraphrases, and labels are computed from meanings, never from the words of a sentence. Texts have no
-punctuation: tokens cost time.
+A meaning (`Clause`, made of `Phrase`s) holds words by what they mean; saying it picks one synonym for each
+and, where the language has several constructions (active or passive), one of them. So two sayings of one
+meaning are paraphrases, and labels are computed from meanings, never from the words of a sentence. Texts have
+no punctuation: tokens cost time.
 """
 
 import random
@@ -15,6 +15,7 @@ from gppdfd.tasks.micro import lexicon
 from gppdfd.tasks.micro.lexicon import Word, add_ed, add_s
 
 T = TypeVar("T")
+# How often the common word is taken without a look at its synonyms.
 COMMON = 0.5
 
 
@@ -146,7 +147,7 @@ def text(words: Sequence[str]) -> str:
 def random_phrase(
     choose: Chooser, genre: str = "home", adjective: float = 0.5, unlike: Phrase | None = None
 ) -> Phrase:
-    """`the` with a noun and, with the given probability, an adjective; another noun and adjective than `unlike`."""
+    """`the`, an adjective (with the given probability) and a noun; both other ones than in `unlike`."""
     taken = unlike or Phrase(lexicon.categories(genre)[0])
     noun = choose.other(lexicon.nouns(genre), taken.noun)
     if not choose.chance(adjective):

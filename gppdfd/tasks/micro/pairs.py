@@ -203,7 +203,7 @@ def _redescribed(phrase: Phrase, choose: Chooser) -> Phrase:
 
 ENTAILMENT, NEUTRAL, CONTRADICTION = 0, 1, 2
 DETERMINERS = ("a", "some", "the", "every", "no", "no", "no")
-# Where a more general word keeps the sentence true: `a dog ran` says that `an animal ran`, but `no dog` does not say
+# Where a more general word keeps the sentence true: `a dog` says `an animal`, but `no dog` does not say
 # `no animal`. (subject, predicate) per determiner of the subject.
 UPWARD = {
     "a": (True, True),
@@ -233,7 +233,7 @@ def mnli(choose: Chooser, genre: str = "home") -> Pair:
 
 
 def _say_quantified(clause: Clause, choose: Chooser) -> list[str]:
-    """Passive only where both constructions mean the same: `every` and `no` would change what they range over."""
+    """Passive only where it means the same: `every` and `no` would change what they range over."""
     return say(clause, choose, 0.3 if clause.subject.determiner in ("a", "some", "the") else 0.0)
 
 
@@ -260,7 +260,7 @@ def swap_nouns(clause: Clause, choose: Chooser) -> Clause:
 
 
 def _implied_and_implying(clause: Clause, choose: Chooser) -> tuple[Clause, Clause]:
-    """The clause beside a more general or more special one, in the order in which its determiner allows to conclude."""
+    """The clause beside a more general or special one, in the order in which one follows from the other."""
     in_subject = choose.chance(0.5)
     upward = UPWARD[clause.subject.determiner][0 if in_subject else 1]
     general, special = _widened("subject" if in_subject else "object", clause, choose)
@@ -268,7 +268,7 @@ def _implied_and_implying(clause: Clause, choose: Chooser) -> tuple[Clause, Clau
 
 
 def _widened(role: str, clause: Clause, choose: Chooser) -> tuple[Clause, Clause]:
-    """(general, special): a noun and its hypernym, without and with an adjective, without and with a place."""
+    """(general, special): hypernym and noun, without and with an adjective, without and with a place."""
     phrase: Phrase = getattr(clause, role)
     kind = choose.below(4)
     if kind < 2:
@@ -315,7 +315,7 @@ def rte(choose: Chooser, genre: str = "home", positive: float = 0.5) -> Pair:
 
 
 def _unstated(inner: Clause, outer: Clause, first: Phrase, choose: Chooser) -> Clause:
-    """Something the premise does not say: a fact the wrong way round, mixed of two, or about something else."""
+    """Something the premise does not say: a fact the wrong way round, mixed of two, or about others."""
     fact = choose.pick((inner, outer))
     if choose.chance(0.4):
         return change_meaning(fact, choose, (reverse_verb, change_verb, change_subject, change_object))

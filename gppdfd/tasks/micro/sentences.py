@@ -38,7 +38,7 @@ def _transitive(choose: Chooser, genre: str) -> str:
 
 
 def modifier(choose: Chooser, genre: str, subject: Nominal, spoiled: bool = False) -> list[str]:
-    """A prepositional phrase or relative clause after the subject; `spoiled` breaks the agreement inside the clause."""
+    """What follows the subject: a place or a relative clause; `spoiled` breaks the agreement inside it."""
     inner = nominal(
         choose, genre, plural=not subject.plural if choose.chance(0.7) else subject.plural, adjective=0
     )
