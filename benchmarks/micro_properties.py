@@ -1,12 +1,13 @@
-"""What the micro benchmark can tell: majority, bag of words, random start and pre-trained teacher per task.
+"""What the micro tasks can tell: majority, bag of words, random start, teacher, and a crippled teacher.
 
-`python -m benchmarks.micro_properties` prints a markdown table (means over seeds, primary metric in points).
+`python -m benchmarks.micro_properties` prints a markdown table: the primary metric in points, mean and
+standard deviation over seeds. It has its own small training loop on purpose: it judges the data, not the suite.
 """
 
 import argparse
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,17 @@ from transformers.modeling_utils import PreTrainedModel
 from gppdfd.seeds import derive_seed, generator
 from gppdfd.tasks.base import Split, TaskData, TaskSpec
 from gppdfd.tasks.micro import MODEL, SPECS, load
+
+HEADER = (
+    "task",
+    "rows",
+    "tokens",
+    "majority",
+    "bag of words",
+    "random start",
+    "teacher",
+    "95% removed at random",
+)
 
 
 @dataclass(frozen=True)
@@ -48,24 +60,20 @@ def points(spec: TaskSpec, labels: np.ndarray, predictions: np.ndarray) -> float
     return 100 * float(METRICS[spec.primary](labels, predictions))
 
 
-def first_evaluation(data: TaskData) -> Split:
-    return next(iter(data.evaluations.values()))
-
-
-def majority(data: TaskData) -> float:
-    dev = first_evaluation(data)
-    constant = 0.0 if data.spec.regression else np.bincount(data.train.labels).argmax()
+def majority(data: TaskData, dev: Split) -> float:
+    constant = 0 if data.spec.regression else np.bincount(data.train.labels).argmax()
     return points(data.spec, dev.labels, np.full(len(dev), constant))
 
 
-def bag_of_words(data: TaskData) -> float:
+def bag_of_words(data: TaskData, dev: Split) -> float:
     """Linear model on the counts of words, with separate features per text column."""
-    dev = first_evaluation(data)
-    columns = [
-        (CountVectorizer(token_pattern=r"\S+"), *texts) for texts in zip(data.train.texts, dev.texts, strict=True)
-    ]
-    train_counts = csr_matrix(hstack([words.fit_transform(train) for words, train, _ in columns]))
-    dev_counts = csr_matrix(hstack([words.transform(texts) for words, _, texts in columns]))
+    counters = [CountVectorizer(token_pattern=r"\S+").fit(texts) for texts in data.train.texts]
+    train_counts, dev_counts = (
+        csr_matrix(
+            hstack([words.transform(texts) for words, texts in zip(counters, split.texts, strict=True)])
+        )
+        for split in (data.train, dev)
+    )
     model = Ridge(alpha=10.0) if data.spec.regression else LogisticRegression(C=0.3, max_iter=1000)
     return points(data.spec, dev.labels, model.fit(train_counts, data.train.labels).predict(dev_counts))
 
@@ -79,9 +87,14 @@ class Tokens:
     labels: Tensor
 
     def batch(self, rows: list[int]) -> dict[str, Tensor]:
-        ids = nn.utils.rnn.pad_sequence([torch.tensor(self.ids[row]) for row in rows], batch_first=True)
-        types = nn.utils.rnn.pad_sequence([torch.tensor(self.types[row]) for row in rows], batch_first=True)
+        ids, types = (
+            nn.utils.rnn.pad_sequence([torch.tensor(values[row]) for row in rows], batch_first=True)
+            for values in (self.ids, self.types)
+        )
         return {"input_ids": ids, "token_type_ids": types, "attention_mask": (ids > 0).long()}
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 def tokenise(split: Split, model: Path) -> Tokens:
@@ -90,14 +103,12 @@ def tokenise(split: Split, model: Path) -> Tokens:
 
 
 def batches(tokens: Tokens, size: int, random: torch.Generator) -> Iterator[list[int]]:
-    """Endless shuffled batches; four batches at a time are sorted by length to save padding."""
+    """Endless shuffled batches; the rows of four batches at a time are sorted by length to save padding."""
     while True:
-        order = torch.randperm(len(tokens.ids), generator=random).tolist()
-        pools = [
-            sorted(order[at : at + 4 * size], key=lambda row: len(tokens.ids[row]))
-            for at in range(0, len(order), 4 * size)
-        ]
-        cut = [pool[at : at + size] for pool in pools for at in range(0, len(pool), size)]
+        order = torch.randperm(len(tokens), generator=random).tolist()
+        pools = (order[at : at + 4 * size] for at in range(0, len(order), 4 * size))
+        ordered = [row for pool in pools for row in sorted(pool, key=lambda row: len(tokens.ids[row]))]
+        cut = [ordered[at : at + size] for at in range(0, len(ordered), size)]
         yield from (cut[place] for place in torch.randperm(len(cut), generator=random).tolist())
 
 
@@ -110,23 +121,16 @@ def classifier(spec: TaskSpec, settings: Settings, pretrained: bool, seed: int) 
 
 
 def fine_tune(model: PreTrainedModel, spec: TaskSpec, train: Tokens, settings: Settings, seed: int) -> None:
-    """AdamW with a tenth of linear warm-up, then linear decay."""
-    warmup = settings.steps // 10
+    """AdamW; a tenth of the steps is linear warm-up, the rest linear decay."""
+    warmup, steps = settings.steps // 10, settings.steps
     optimiser = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min((step + 1) / warmup, (settings.steps - step) / (settings.steps - warmup))
+        optimiser, lambda step: min((step + 1) / warmup, (steps - step) / (steps - warmup))
     )
     model.train()
-    for _, rows in zip(
-        range(settings.steps), batches(train, settings.batch_size, generator(seed, spec.name)), strict=False
-    ):
-        logits = model(**train.batch(rows)).logits
-        labels = train.labels[rows]
-        loss = (
-            nn.functional.mse_loss(logits[:, 0], labels)
-            if spec.regression
-            else nn.functional.cross_entropy(logits, labels)
-        )
+    drawn = batches(train, settings.batch_size, generator(seed, spec.name))
+    for _, rows in zip(range(steps), drawn, strict=False):
+        loss = task_loss(spec, model(**train.batch(rows)).logits, train.labels[rows])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -134,30 +138,33 @@ def fine_tune(model: PreTrainedModel, spec: TaskSpec, train: Tokens, settings: S
         schedule.step()
 
 
+def task_loss(spec: TaskSpec, logits: Tensor, labels: Tensor) -> Tensor:
+    if spec.regression:
+        return nn.functional.mse_loss(logits[:, 0], labels)
+    return nn.functional.cross_entropy(logits, labels)
+
+
 @torch.inference_mode()
 def evaluate(model: PreTrainedModel, spec: TaskSpec, dev: Tokens) -> float:
     model.eval()
-    order = sorted(range(len(dev.ids)), key=lambda row: len(dev.ids[row]))
+    order = sorted(range(len(dev)), key=lambda row: len(dev.ids[row]))
     logits = torch.cat([model(**dev.batch(order[at : at + 50])).logits for at in range(0, len(order), 50)])
     predictions = logits[:, 0] if spec.regression else logits.argmax(1)
     return points(spec, dev.labels[order].numpy(), predictions.numpy())
 
 
 @torch.no_grad()
-def prune_at_random(model: PreTrainedModel, seed: int, heads: int = 2, units: int = 85) -> list[Callable[[], None]]:
-    """Zero all but `heads` attention heads and `units` FFN units of the whole model; returns how to zero them again."""
-    random = generator(seed, "prune")
-    config = model.config
+def prune_at_random(model: PreTrainedModel, seed: int, heads: int = 2, units: int = 85) -> None:
+    """Cut off for good all but `heads` attention heads and `units` FFN units of the model, drawn at random."""
+    config, random = model.config, generator(seed, "prune")
     size = config.hidden_size // config.num_attention_heads
     kept_heads = _keep(config.num_hidden_layers * config.num_attention_heads, heads, random)
     kept_units = _keep(config.num_hidden_layers * config.intermediate_size, units, random)
     head_masks = kept_heads.view(config.num_hidden_layers, -1).repeat_interleave(size, 1)
     unit_masks = kept_units.view(config.num_hidden_layers, -1)
     for layer, head_mask, unit_mask in zip(model.bert.encoder.layer, head_masks, unit_masks, strict=True):
-        for linear, mask in ((layer.attention.output.dense, head_mask), (layer.output.dense, unit_mask)):
-            linear.weight *= mask
-            linear.weight.register_hook(lambda gradient, mask=mask: gradient * mask)
-    return []
+        _cut(layer.attention.output.dense.weight, head_mask)
+        _cut(layer.output.dense.weight, unit_mask)
 
 
 def _keep(total: int, kept: int, random: torch.Generator) -> Tensor:
@@ -166,29 +173,50 @@ def _keep(total: int, kept: int, random: torch.Generator) -> Tensor:
     return mask
 
 
-def measure(name: str, seeds: int, settings: Settings, pruned_steps: int) -> list[object]:
-    """One table row: task, rows, mean tokens, majority, bag of words, random start, teacher, teacher pruned at random."""
+def _cut(weight: Tensor, mask: Tensor) -> None:
+    weight *= mask
+    weight.register_hook(lambda gradient: gradient * mask)
+
+
+def scores_of(data: TaskData, settings: Settings, pruned_steps: int, seed: int) -> dict[str, list[float]]:
+    """Per evaluation split: random start, teacher, and the teacher crippled and trained again."""
+    spec, train = data.spec, tokenise(data.train, settings.model)
+    models = [classifier(spec, settings, pretrained, seed) for pretrained in (False, True)]
+    for model in models:
+        fine_tune(model, spec, train, settings, seed)
+    crippled = copy.deepcopy(models[-1])
+    prune_at_random(crippled, seed)
+    fine_tune(crippled, spec, train, replace(settings, steps=pruned_steps), derive_seed(seed, "again"))
+    return {
+        name: [evaluate(model, spec, tokenise(dev, settings.model)) for model in (*models, crippled)]
+        for name, dev in data.evaluations.items()
+    }
+
+
+def measure(name: str, seeds: int, settings: Settings, pruned_steps: int) -> Iterator[list[str]]:
+    """Table rows of a task, one per evaluation split; columns as in `HEADER`."""
     data = load(name)
-    spec = data.spec
-    train, dev = (tokenise(split, settings.model) for split in (data.train, first_evaluation(data)))
-    scores: dict[str, list[float]] = {"random": [], "teacher": [], "pruned": []}
-    for seed in range(seeds):
-        for start in ("random", "teacher"):
-            model = classifier(spec, settings, start == "teacher", seed)
-            fine_tune(model, spec, train, settings, seed)
-            scores[start].append(evaluate(model, spec, dev))
-        pruned = copy.deepcopy(model)
-        prune_at_random(pruned, seed)
-        short = Settings(pruned_steps, settings.batch_size, settings.learning_rate, settings.model)
-        fine_tune(pruned, spec, train, short, seed + 1000)
-        scores["pruned"].append(evaluate(pruned, spec, dev))
-    length = np.mean([len(ids) for ids in train.ids])
-    means = (f"{np.mean(values):.1f} ± {np.std(values, ddof=1) if seeds > 1 else 0:.1f}" for values in scores.values())
-    return [name, len(data.train), f"{length:.1f}", f"{majority(data):.1f}", f"{bag_of_words(data):.1f}", *means]
+    runs = [scores_of(data, settings, pruned_steps, seed) for seed in range(seeds)]
+    length = np.mean([len(ids) for ids in tokenise(data.train, settings.model).ids])
+    for split, dev in data.evaluations.items():
+        label = f"{name}-mm" if split == "mismatched" else name
+        plain = (f"{value:.1f}" for value in (length, majority(data, dev), bag_of_words(data, dev)))
+        yield [
+            label,
+            f"{len(data.train)}",
+            *plain,
+            *map(_mean, zip(*(run[split] for run in runs), strict=True)),
+        ]
+
+
+def _mean(values: tuple[float, ...]) -> str:
+    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.1f}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tasks", nargs="+", default=list(SPECS), choices=list(SPECS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=Settings.steps)
@@ -199,11 +227,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     settings = Settings(options.steps, options.batch_size, options.learning_rate, options.model)
-    print("| task | rows | tokens | majority | bag of words | random start | teacher | pruned at random (95%) |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
     for name in options.tasks:
-        row = measure(name, options.seeds, settings, options.pruned_steps)
-        print(f"| {' | '.join(map(str, row))} |", flush=True)
+        for row in measure(name, options.seeds, settings, options.pruned_steps):
+            print(f"| {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":

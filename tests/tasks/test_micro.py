@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -44,13 +45,17 @@ def meanings(words: list[str]) -> list[str]:
 def _first_synonyms() -> dict[str, str]:
     verbs = [verb for genre in lexicon.GENRES for verb in lexicon.verbs(genre)]
     nouns = [noun for genre in lexicon.GENRES for noun in lexicon.nouns(genre)]
-    table = {lemma: entry.lemmas[0] for entry in (*nouns, *verbs, *lexicon.adjectives()) for lemma in entry.lemmas}
+    table = {
+        lemma: entry.lemmas[0] for entry in (*nouns, *verbs, *lexicon.adjectives()) for lemma in entry.lemmas
+    }
     return table | {lexicon.add_ed(lemma): entry.lemmas[0] for entry in verbs for lemma in entry.lemmas}
 
 
 def facts(words: list[str]) -> set[tuple[str, str, str]]:
-    """(agent, verb, patient) of a statement of `rte` or `mrpc` without adjectives: an independent little parser."""
-    plain = [word for word in meanings(words) if word not in {entry.lemmas[0] for entry in lexicon.adjectives()}]
+    """(agent, verb, patient) of a statement of `rte` or `mrpc`: an independent little parser."""
+    plain = [
+        word for word in meanings(words) if word not in {entry.lemmas[0] for entry in lexicon.adjectives()}
+    ]
     if "that" in plain:
         return _facts_with_relative_clause(plain)
     if "was" in plain:
@@ -66,7 +71,7 @@ def _facts_with_relative_clause(plain: list[str]) -> set[tuple[str, str, str]]:
     return {(head, after[0], after[2]), (head, after[3], after[5])}
 
 
-# --- rows -----------------------------------------------------------------------------------------------------------
+# --- rows ---
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -116,7 +121,7 @@ def test_every_word_has_a_token_and_lengths_stay_short(name: str, tasks: dict[st
 
 def test_mismatched_mnli_has_other_nouns_and_verbs(tasks: dict[str, TaskData]) -> None:
     home, away = (
-        Counter(" ".join(sum(tasks["mnli"].evaluations[split].texts, [])).split())
+        Counter(" ".join(chain(*tasks["mnli"].evaluations[split].texts)).split())
         for split in ("matched", "mismatched")
     )
     contents = {lemma for genre in lexicon.GENRES for word in lexicon.nouns(genre) for lemma in word.lemmas}
@@ -142,7 +147,7 @@ def test_choices_are_pinned() -> None:
     assert [choose.below(100) for _ in range(5)] == [84, 75, 42, 25, 51]
 
 
-# --- words ----------------------------------------------------------------------------------------------------------
+# --- words ---
 
 
 def test_inflection() -> None:
@@ -176,7 +181,7 @@ def test_article_before_a_vowel() -> None:
     assert text(["a", "old", "a", "dog", "a"]) == "an old a dog a"
 
 
-# --- sentences ------------------------------------------------------------------------------------------------------
+# --- sentences ---
 
 CLAUSE = Clause(Phrase(word("dog")), word("help"), Phrase(word("cat"), adjective=word("old")))
 
@@ -200,7 +205,12 @@ def test_questions(question: str, expected: set[str]) -> None:
     assert {text(ask(CLAUSE, question, Chooser(seed))) for seed in range(30)} == expected
 
 
-PLURALS = {lexicon.add_s(lemma) for genre in lexicon.GENRES for entry in lexicon.nouns(genre) for lemma in entry.lemmas}
+PLURALS = {
+    lexicon.add_s(lemma)
+    for genre in lexicon.GENRES
+    for entry in lexicon.nouns(genre)
+    for lemma in entry.lemmas
+}
 FINITE = {
     form: form != base
     for entry in (*lexicon.verbs("home"), *lexicon.intransitives())
@@ -210,7 +220,7 @@ FINITE = {
 
 
 def agrees(words: list[str]) -> bool:
-    """Independent check of a sentence without adjectives and modifier: first noun against first finite verb."""
+    """Independent check of a sentence without modifier: first noun against first finite verb."""
     subject = next(word for word in words if word in PLURALS or word in SINGULARS)
     finite = next(word for word in words[2:] if word in FINITE)
     return (subject in PLURALS) != FINITE[finite]
@@ -273,7 +283,7 @@ def test_reviews_say_what_they_should(seed: int, positive: bool) -> None:
     assert verdict(text(sentences.review(Chooser(seed), positive))) == positive
 
 
-# --- pairs ----------------------------------------------------------------------------------------------------------
+# --- pairs ---
 
 
 def test_facts_of_hand_written_statements() -> None:
@@ -313,7 +323,9 @@ def test_stsb_is_5_exactly_for_paraphrases(seed: int) -> None:
 @pytest.mark.parametrize("determiner", sorted(pairs.UPWARD))
 def test_determiners_conclude_in_the_right_direction(determiner: str) -> None:
     """`a dog` implies `an animal`; `no` and `every` turn the subject around, `no` the object too."""
-    worlds = [frozenset(world) for world in _subsets([(s, o) for s in ("dog", "horse") for o in ("poet", "singer")])]
+    worlds = [
+        frozenset(world) for world in _subsets([(s, o) for s in ("dog", "horse") for o in ("poet", "singer")])
+    ]
     wide, narrow = ("dog", "horse"), ("dog",)
     objects = ("poet", "singer"), ("poet",)
     for in_subject, (general, special) in ((True, (wide, narrow)), (False, objects)):
@@ -343,7 +355,9 @@ def _holds(
 
 
 def _subsets(items: list[tuple[str, str]]) -> list[list[tuple[str, str]]]:
-    return [[item for bit, item in enumerate(items) if number >> bit & 1] for number in range(2 ** len(items))]
+    return [
+        [item for bit, item in enumerate(items) if number >> bit & 1] for number in range(2 ** len(items))
+    ]
 
 
 @given(seed=SEEDS)
@@ -393,7 +407,7 @@ def test_saying_keeps_the_fact(seed: int) -> None:
     }
 
 
-# --- corpus and model -----------------------------------------------------------------------------------------------
+# --- corpus and model ---
 
 
 def test_the_vocabulary_covers_the_corpus() -> None:
@@ -425,12 +439,12 @@ def test_shipped_encoder_loads_whole() -> None:
     model, loading = AutoModel.from_pretrained(MODEL, output_loading_info=True)
     assert not any(loading[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     config = model.config
-    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.intermediate_size) == (
-        4,
-        128,
-        8,
-        512,
-    )
+    assert (
+        config.num_hidden_layers,
+        config.hidden_size,
+        config.num_attention_heads,
+        config.intermediate_size,
+    ) == (4, 128, 8, 512)
     assert config.vocab_size == len(corpus.vocabulary())
     assert (MODEL / "model.safetensors").stat().st_size < 5_000_000
     assert json.loads((MODEL / "build.json").read_text())["final_losses"]

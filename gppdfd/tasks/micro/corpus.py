@@ -1,8 +1,9 @@
 """The text that the encoder is pre-trained on, and the closed vocabulary of the language.
 
-A line is one text or two related ones, written by the same grammar as the tasks, in both genres. Most lines open with
-a connective that fits what follows (`indeed` before two texts that agree, `instead` before two that exclude each
-other, `sadly` before a bad review), as discourse does. It stands in the place of [CLS] and is always hidden.
+A line is one text or two related ones, written by the same grammar as the tasks, in both genres. It opens
+with a connective that fits what follows (`indeed` before two texts that agree, `instead` before two that
+exclude each other, `sadly` before a bad review), as discourse does. The connective stands in the place of
+[CLS], and [CLS] in its place when it is hidden.
 """
 
 from dataclasses import dataclass
@@ -13,13 +14,28 @@ from gppdfd.tasks.micro.grammar import Chooser
 from gppdfd.tasks.micro.lexicon import add_ed, add_s
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-OPENINGS = ("indeed", "besides", "instead", "happily", "sadly", "wrongly", "plainly", "almost", "partly", "barely")
+OPENINGS = (
+    "indeed",
+    "besides",
+    "instead",
+    "happily",
+    "sadly",
+    "wrongly",
+    "plainly",
+    "almost",
+    "partly",
+    "barely",
+)
 FUNCTION_WORDS = (
-    "a an the this these some every no many two that who what where when did not was is are by on in near behind "
-    "beside but although"
+    "a an the this these some every no many two that who what where when did not was is are by on in near "
+    "behind beside but although"
 )
 # A connective that does not fit: texts are not reliable, and neither is their guidance.
 MISFIT = 0.05
+
+
+# Share of lines in the genre of the tasks.
+HOME = 0.75
 
 
 @dataclass(frozen=True)
@@ -32,7 +48,7 @@ class Line:
 
 def line(choose: Chooser) -> Line:
     """A random line of the corpus."""
-    genre = choose.pick(lexicon.GENRES)
+    genre = "home" if choose.chance(HOME) else "away"
     drawn = choose.pick(_WRITERS)(choose, genre)
     return Line(choose.pick(OPENINGS), drawn.texts) if choose.chance(MISFIT) else drawn
 
@@ -80,8 +96,8 @@ def _graded(choose: Chooser, genre: str) -> Line:
 
 # How often each kind of line is written.
 _WRITERS = (
-    *(_learner, _learner, _review, _statements, _statements, _questions, _answer, _answer),
-    *(_inference, _story, _story, _graded),
+    *(_learner, _learner, _learner, _review, _review, _review),
+    *(_statements, _statements, _questions, _answer, _answer, _inference, _story, _story, _graded),
 )
 
 
@@ -101,7 +117,14 @@ def _words() -> "chain[str]":
     idle = [lemma for word in lexicon.intransitives() for lemma in word.lemmas]
     adjectives = [lemma for word in lexicon.adjectives() for lemma in word.lemmas]
     places = [lemma for _, word in lexicon.places() for lemma in word.lemmas]
-    listed = (lexicon.ASPECTS, lexicon.PRAISE, lexicon.SCORN, lexicon.INTENSIFIERS, lexicon.TIMES, FUNCTION_WORDS)
+    listed = (
+        lexicon.ASPECTS,
+        lexicon.PRAISE,
+        lexicon.SCORN,
+        lexicon.INTENSIFIERS,
+        lexicon.TIMES,
+        FUNCTION_WORDS,
+    )
     return chain(
         nouns, map(add_s, nouns), verbs, map(add_s, verbs), map(add_ed, verbs), idle, map(add_s, idle),
         adjectives, places, OPENINGS, " ".join((*listed, *lexicon.NEGATORS)).split(),

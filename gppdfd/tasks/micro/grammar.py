@@ -1,8 +1,9 @@
 """Meanings and the sentences that say them.
 
-A meaning (`Clause`, made of `Phrase`s) holds words by what they mean; saying it picks one synonym for each and, where
-the language has several constructions (active or passive), one of them. So two sayings of one meaning are paraphrases,
-and labels are computed from meanings, never from the words of a sentence. Texts have no punctuation: tokens cost time.
+A meaning (`Clause`, made of `Phrase`s) holds words by what they mean; saying it picks one synonym for each
+and, where the language has several constructions (active or passive), one of them. So two sayings of one
+meaning are paraphrases, and labels are computed from meanings, never from the words of a sentence. Texts have
+no punctuation: tokens cost time.
 """
 
 import random
@@ -14,11 +15,12 @@ from gppdfd.tasks.micro import lexicon
 from gppdfd.tasks.micro.lexicon import Word, add_ed, add_s
 
 T = TypeVar("T")
+# How often the common word is taken without a look at its synonyms.
 COMMON = 0.5
 
 
 class Chooser:
-    """Random choices that are the same in every Python version: all of them are made from `random.Random.random`."""
+    """Random choices, the same in every Python version because all are made from `random.Random.random`."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed).random
@@ -65,6 +67,10 @@ class Clause:
     place: tuple[str, Word] | None = None
     time: str | None = None
     negated: bool = False
+
+    def with_role(self, role: str, phrase: Phrase) -> "Clause":
+        """With another `subject` or `object`."""
+        return replace(self, subject=phrase) if role == "subject" else replace(self, object=phrase)
 
     def swapped(self) -> "Clause":
         return replace(self, subject=self.object, object=self.subject)
@@ -138,8 +144,10 @@ def text(words: Sequence[str]) -> str:
     )
 
 
-def random_phrase(choose: Chooser, genre: str = "home", adjective: float = 0.5, unlike: Phrase | None = None) -> Phrase:
-    """`the` with a noun and, with the given probability, an adjective; another noun and adjective than `unlike`."""
+def random_phrase(
+    choose: Chooser, genre: str = "home", adjective: float = 0.5, unlike: Phrase | None = None
+) -> Phrase:
+    """`the`, an adjective (with the given probability) and a noun; both other ones than in `unlike`."""
     taken = unlike or Phrase(lexicon.categories(genre)[0])
     noun = choose.other(lexicon.nouns(genre), taken.noun)
     if not choose.chance(adjective):
@@ -150,7 +158,9 @@ def random_phrase(choose: Chooser, genre: str = "home", adjective: float = 0.5, 
 
 def random_clause(choose: Chooser, genre: str = "home", adjective: float = 0.5) -> Clause:
     subject = random_phrase(choose, genre, adjective)
-    return Clause(subject, choose.pick(lexicon.verbs(genre)), random_phrase(choose, genre, adjective, subject))
+    return Clause(
+        subject, choose.pick(lexicon.verbs(genre)), random_phrase(choose, genre, adjective, subject)
+    )
 
 
 def other_verb(verb: Word, choose: Chooser) -> Word:

@@ -1,8 +1,8 @@
 """The words of the micro language: regular English words with their synonyms, antonyms and hypernyms.
 
-`/` separates synonyms, `:` antonyms. Every noun is animate, so every noun can do every verb to every other noun,
-and which noun does it to which can only be read from the structure of the sentence. The words of the genre `home`
-are used by all tasks; those of the genre `away` only by MNLI's mismatched split and by the pre-training text.
+`/` separates synonyms, `:` antonyms. Every noun is animate, so every noun can do every verb to every other
+one, and which does it to which can only be read from the structure of the sentence. The words of the genre
+`home` are used by all tasks; those of the genre `away` only by MNLI's mismatched split and in pre-training.
 """
 
 from collections.abc import Iterator
@@ -13,31 +13,36 @@ GENRES = ("home", "away")
 
 NOUNS = {
     "home": {
-        "animal": "dog/hound cat/kitten horse/stallion rabbit/bunny pig/hog donkey/mule snake/serpent goat/ram",
+        "animal": "dog/hound cat/kitten horse/stallion rabbit/bunny pig/hog donkey/mule "
+        "snake/serpent goat/ram",
         "worker": "doctor/physician teacher/tutor lawyer/attorney farmer/grower cook/chef guard/sentry "
         "driver/chauffeur builder/mason",
-        "artist": "singer/vocalist painter/portraitist writer/author dancer/ballerina actor/performer poet/bard "
-        "drummer/percussionist juggler/clown",
+        "artist": "singer/vocalist painter/portraitist writer/author dancer/ballerina actor/performer "
+        "poet/bard drummer/percussionist juggler/clown",
         "relative": "father/dad mother/mom kid/toddler brother/sibling granny/nana cousin/nephew aunt/auntie "
         "bride/fiancee",
     },
     "away": {
-        "bird": "hawk/falcon crow/raven pigeon/dove hen/chicken parrot/macaw gull/tern owl/owlet duck/mallard",
+        "bird": "hawk/falcon crow/raven pigeon/dove hen/chicken parrot/macaw gull/tern "
+        "owl/owlet duck/mallard",
         "soldier": "fighter/warrior archer/bowyer spy/agent captain/skipper sailor/mariner pilot/aviator "
         "scout/ranger knight/cavalier",
         "criminal": "burglar/robber killer/murderer liar/fraudster pirate/buccaneer smuggler/trafficker "
         "hacker/intruder bandit/outlaw vandal/wrecker",
-        "athlete": "runner/sprinter boxer/pugilist swimmer/diver golfer/putter skater/skier wrestler/grappler "
-        "cyclist/biker goalie/keeper",
+        "athlete": "runner/sprinter boxer/pugilist swimmer/diver golfer/putter skater/skier "
+        "wrestler/grappler cyclist/biker goalie/keeper",
     },
 }
 VERBS = {
-    "home": "help/assist:harm/injure love/adore:hate/despise praise/applaud:blame/criticize trust/believe:doubt/suspect "
-    "calm/soothe:anger/provoke push/shove:pull/yank reward/honor:punish/penalize amuse/entertain:bore/tire",
+    "home": "help/assist:harm/injure love/adore:hate/despise praise/applaud:blame/criticize "
+    "trust/believe:doubt/suspect calm/soothe:anger/provoke push/shove:pull/yank "
+    "reward/honor:punish/penalize amuse/entertain:bore/tire",
     "away": "defend/protect:attack/assault release/liberate:capture/arrest join/accompany:abandon/desert "
     "visit/approach:avoid/dodge",
 }
-INTRANSITIVES = "rest/relax laugh/giggle talk/chatter yell/shout walk/wander work/toil wait/linger dance/waltz"
+INTRANSITIVES = (
+    "rest/relax laugh/giggle talk/chatter yell/shout walk/wander work/toil wait/linger dance/waltz"
+)
 ADJECTIVES = (
     "big/large:small/little old/aged:young/youthful rich/wealthy:poor/needy strong/sturdy:weak/frail "
     "quick/speedy:slow/sluggish wise/clever:stupid/dumb brave/bold:timid/fearful quiet/silent:loud/noisy "
@@ -51,8 +56,8 @@ TIMES = "monday tuesday wednesday thursday friday saturday sunday"
 
 ASPECTS = "film plot story cast script music ending dialogue scene joke actor song"
 PRAISE = (
-    "good great superb charming funny fresh moving witty brilliant lovely gripping delightful touching elegant "
-    "engaging tender"
+    "good great superb charming funny fresh moving witty brilliant lovely gripping delightful touching "
+    "elegant engaging tender"
 )
 SCORN = "bad awful dull boring terrible bland stale clumsy tedious lame messy shallow annoying dreadful hollow tiresome"
 INTENSIFIERS = "very really truly quite rather so"

@@ -76,11 +76,19 @@ MEANING_CHANGES: tuple[Change, ...] = (
 )
 
 
+def change_meaning(clause: Clause, choose: Chooser, changes: tuple[Change, ...] = MEANING_CHANGES) -> Clause:
+    """Another meaning: one or more of the given changes (two in the mean)."""
+    changed = choose.pick(changes)(clause, choose)
+    while changed == clause or choose.chance(0.5):
+        changed = choose.pick(changes)(changed, choose)
+    return changed
+
+
 def mrpc(choose: Chooser, genre: str = "home", positive: float = 0.45) -> Pair:
     """Two statements; 1 if they mean the same."""
     clause = random_clause(choose, genre, adjective=0.4)
     same = choose.chance(positive)
-    second = clause if same else choose.pick(MEANING_CHANGES)(clause, choose)
+    second = clause if same else change_meaning(clause, choose)
     return say(clause, choose), say(second, choose), int(same)
 
 
@@ -98,7 +106,7 @@ def _unlike_question(clause: Clause, question: str, choose: Chooser) -> list[str
         return _unlike_who_question(clause, question, choose)
     if question != "whether" and choose.chance(0.2):
         return ask(clause, "time" if question == "place" else "place", choose)
-    return ask(choose.pick(MEANING_CHANGES)(clause, choose), question, choose)
+    return ask(change_meaning(clause, choose), question, choose)
 
 
 def _unlike_who_question(clause: Clause, question: str, choose: Chooser) -> list[str]:
@@ -106,7 +114,7 @@ def _unlike_who_question(clause: Clause, question: str, choose: Chooser) -> list
     if choose.chance(0.5):
         return ask(clause.swapped(), "patient" if question == "agent" else "agent", choose)
     known = change_object if question == "agent" else change_subject
-    return ask(choose.pick((known, reverse_verb, change_verb))(clause, choose), question, choose)
+    return ask(change_meaning(clause, choose, (known, reverse_verb, change_verb)), question, choose)
 
 
 def qnli(choose: Chooser, genre: str = "home", positive: float = 0.5) -> Pair:
@@ -132,8 +140,10 @@ def _unanswering(clause: Clause, question: str, choose: Chooser) -> Clause:
     if question in ("place", "time") and choose.chance(0.3):
         other = "time" if question == "place" else "place"
         return _with_adjunct(replace(clause, place=None, time=None), other, choose)
-    known = {"agent": (change_object,), "patient": (change_subject,)}.get(question, (change_object, change_subject))
-    return choose.pick((swap_roles, swap_roles, reverse_verb, change_verb, *known))(clause, choose)
+    known = {"agent": (change_object,), "patient": (change_subject,)}.get(
+        question, (change_object, change_subject)
+    )
+    return change_meaning(clause, choose, (swap_roles, swap_roles, reverse_verb, change_verb, *known))
 
 
 # What each slot takes off a similarity of 5 when it changes.
@@ -184,7 +194,7 @@ def _change_slot(clause: Clause, name: str, choose: Chooser) -> Clause:
     taken = clause.object.noun if role == "subject" else clause.subject.noun
     while (noun := draw(phrase.noun, choose)) == taken:
         pass
-    return replace(clause, **{role: replace(phrase, noun=noun)})
+    return clause.with_role(role, replace(phrase, noun=noun))
 
 
 def _redescribed(phrase: Phrase, choose: Chooser) -> Phrase:
@@ -193,9 +203,15 @@ def _redescribed(phrase: Phrase, choose: Chooser) -> Phrase:
 
 ENTAILMENT, NEUTRAL, CONTRADICTION = 0, 1, 2
 DETERMINERS = ("a", "some", "the", "every", "no", "no", "no")
-# Where a more general word keeps the sentence true: `a dog ran` says that `an animal ran`, but `no dog` does not say
+# Where a more general word keeps the sentence true: `a dog` says `an animal`, but `no dog` does not say
 # `no animal`. (subject, predicate) per determiner of the subject.
-UPWARD = {"a": (True, True), "some": (True, True), "the": (True, True), "every": (False, True), "no": (False, False)}
+UPWARD = {
+    "a": (True, True),
+    "some": (True, True),
+    "the": (True, True),
+    "every": (False, True),
+    "no": (False, False),
+}
 
 
 def mnli(choose: Chooser, genre: str = "home") -> Pair:
@@ -217,7 +233,7 @@ def mnli(choose: Chooser, genre: str = "home") -> Pair:
 
 
 def _say_quantified(clause: Clause, choose: Chooser) -> list[str]:
-    """Passive only where both constructions mean the same: `every` and `no` would change what they range over."""
+    """Passive only where it means the same: `every` and `no` would change what they range over."""
     return say(clause, choose, 0.3 if clause.subject.determiner in ("a", "some", "the") else 0.0)
 
 
@@ -238,11 +254,13 @@ def estrange_object(clause: Clause, choose: Chooser) -> Clause:
 def swap_nouns(clause: Clause, choose: Chooser) -> Clause:
     """Swaps the nouns and leaves the determiners where they are."""
     subject, object_ = clause.subject, clause.object
-    return replace(clause, subject=replace(subject, noun=object_.noun), object=replace(object_, noun=subject.noun))
+    return replace(
+        clause, subject=replace(subject, noun=object_.noun), object=replace(object_, noun=subject.noun)
+    )
 
 
 def _implied_and_implying(clause: Clause, choose: Chooser) -> tuple[Clause, Clause]:
-    """The clause beside a more general or more special one, in the order in which its determiner allows to conclude."""
+    """The clause beside a more general or special one, in the order in which one follows from the other."""
     in_subject = choose.chance(0.5)
     upward = UPWARD[clause.subject.determiner][0 if in_subject else 1]
     general, special = _widened("subject" if in_subject else "object", clause, choose)
@@ -250,21 +268,23 @@ def _implied_and_implying(clause: Clause, choose: Chooser) -> tuple[Clause, Clau
 
 
 def _widened(role: str, clause: Clause, choose: Chooser) -> tuple[Clause, Clause]:
-    """(general, special): a noun and its hypernym, without and with an adjective, without and with a place."""
+    """(general, special): hypernym and noun, without and with an adjective, without and with a place."""
     phrase: Phrase = getattr(clause, role)
     kind = choose.below(4)
     if kind < 2:
-        return replace(clause, **{role: replace(phrase, noun=hypernym(phrase.noun))}), clause
+        return clause.with_role(role, replace(phrase, noun=hypernym(phrase.noun))), clause
     if kind == 2 and role == "object":
         return clause, replace(clause, place=choose.pick(lexicon.places()))
-    return clause, replace(clause, **{role: replace(phrase, adjective=choose.pick(lexicon.adjectives()))})
+    return clause, clause.with_role(role, replace(phrase, adjective=choose.pick(lexicon.adjectives())))
 
 
 def _denied(clause: Clause, choose: Chooser) -> Clause:
     """A clause that cannot be true together with the given one."""
     if clause.subject.determiner == "the":
         return reverse_verb(clause, choose)
-    return _with_determiner(clause, choose.pick(("a", "some", "every")) if clause.subject.determiner == "no" else "no")
+    return _with_determiner(
+        clause, choose.pick(("a", "some", "every")) if clause.subject.determiner == "no" else "no"
+    )
 
 
 def _with_determiner(clause: Clause, determiner: str) -> Clause:
@@ -281,11 +301,26 @@ def rte(choose: Chooser, genre: str = "home", positive: float = 0.5) -> Pair:
     by_head = choose.chance(0.5)
     inner = Clause(head, inner_verb, first) if by_head else Clause(first, inner_verb, head)
     outer = Clause(head, outer_verb, second)
-    premise = [*say_phrase(head, choose), "that", *_inner_words(inner, by_head, choose), *_verb_phrase(outer, choose)]
+    premise = [
+        *say_phrase(head, choose),
+        "that",
+        *_inner_words(inner, by_head, choose),
+        *_verb_phrase(outer, choose),
+    ]
     if choose.chance(positive):
         return premise, say(choose.pick((inner, outer, outer)), choose), 0
-    wrong = (inner.swapped(), outer.swapped(), Clause(first, outer_verb, second), Clause(head, inner_verb, second))
-    return premise, say(choose.pick(wrong), choose), 1
+    while (wrong := _unstated(inner, outer, first, choose)) in (inner, outer):
+        pass
+    return premise, say(wrong, choose), 1
+
+
+def _unstated(inner: Clause, outer: Clause, first: Phrase, choose: Chooser) -> Clause:
+    """Something the premise does not say: a fact the wrong way round, mixed of two, or about others."""
+    fact = choose.pick((inner, outer))
+    if choose.chance(0.4):
+        return change_meaning(fact, choose, (reverse_verb, change_verb, change_subject, change_object))
+    crossed = (replace(outer, subject=first), replace(fact, verb=inner.verb if fact is outer else outer.verb))
+    return choose.pick((fact.swapped(), fact.swapped(), *crossed))
 
 
 def _inner_words(inner: Clause, by_head: bool, choose: Chooser) -> list[str]:

@@ -19,7 +19,11 @@ class Nominal:
     plural: bool
 
     def words(self) -> list[str]:
-        return [self.determiner, *([self.adjective] if self.adjective else []), number(self.noun, self.plural)]
+        return [
+            self.determiner,
+            *([self.adjective] if self.adjective else []),
+            number(self.noun, self.plural),
+        ]
 
 
 def nominal(choose: Chooser, genre: str, plural: bool | None = None, adjective: float = 0.3) -> Nominal:
@@ -34,8 +38,10 @@ def _transitive(choose: Chooser, genre: str) -> str:
 
 
 def modifier(choose: Chooser, genre: str, subject: Nominal, spoiled: bool = False) -> list[str]:
-    """A prepositional phrase or relative clause after the subject; `spoiled` breaks the agreement inside the clause."""
-    inner = nominal(choose, genre, plural=not subject.plural if choose.chance(0.7) else subject.plural, adjective=0)
+    """What follows the subject: a place or a relative clause; `spoiled` breaks the agreement inside it."""
+    inner = nominal(
+        choose, genre, plural=not subject.plural if choose.chance(0.7) else subject.plural, adjective=0
+    )
     if not spoiled and choose.chance(0.34):
         return [choose.pick(("near", "behind", "beside")), *inner.words()]
     verb = _transitive(choose, genre)
@@ -89,7 +95,7 @@ def cola(choose: Chooser, genre: str = "home") -> tuple[list[str], int]:
 
 def opinion(choose: Chooser, positive: bool) -> list[str]:
     """One clause that says something good or bad, sometimes by negating the opposite."""
-    negated = choose.chance(0.35)
+    negated = choose.chance(0.3)
     words = (lexicon.PRAISE if positive != negated else lexicon.SCORN).split()
     negator = choose.pick(lexicon.NEGATORS).split() if negated else []
     intensifier = [choose.pick(lexicon.INTENSIFIERS.split())] if choose.chance(0.4) else []
