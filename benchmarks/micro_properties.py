@@ -69,9 +69,7 @@ def bag_of_words(data: TaskData, dev: Split) -> float:
     """Linear model on the counts of words, with separate features per text column."""
     counters = [CountVectorizer(token_pattern=r"\S+").fit(texts) for texts in data.train.texts]
     train_counts, dev_counts = (
-        csr_matrix(
-            hstack([words.transform(texts) for words, texts in zip(counters, split.texts, strict=True)])
-        )
+        csr_matrix(hstack([words.transform(texts) for words, texts in zip(counters, split.texts, strict=True)]))
         for split in (data.train, dev)
     )
     model = Ridge(alpha=10.0) if data.spec.regression else LogisticRegression(C=0.3, max_iter=1000)
@@ -214,9 +212,7 @@ def _mean(values: tuple[float, ...]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=list(SPECS), choices=list(SPECS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=Settings.steps)

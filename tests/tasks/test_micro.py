@@ -45,17 +45,13 @@ def meanings(words: list[str]) -> list[str]:
 def _first_synonyms() -> dict[str, str]:
     verbs = [verb for genre in lexicon.GENRES for verb in lexicon.verbs(genre)]
     nouns = [noun for genre in lexicon.GENRES for noun in lexicon.nouns(genre)]
-    table = {
-        lemma: entry.lemmas[0] for entry in (*nouns, *verbs, *lexicon.adjectives()) for lemma in entry.lemmas
-    }
+    table = {lemma: entry.lemmas[0] for entry in (*nouns, *verbs, *lexicon.adjectives()) for lemma in entry.lemmas}
     return table | {lexicon.add_ed(lemma): entry.lemmas[0] for entry in verbs for lemma in entry.lemmas}
 
 
 def facts(words: list[str]) -> set[tuple[str, str, str]]:
     """(agent, verb, patient) of a statement of `rte` or `mrpc`: an independent little parser."""
-    plain = [
-        word for word in meanings(words) if word not in {entry.lemmas[0] for entry in lexicon.adjectives()}
-    ]
+    plain = [word for word in meanings(words) if word not in {entry.lemmas[0] for entry in lexicon.adjectives()}]
     if "that" in plain:
         return _facts_with_relative_clause(plain)
     if "was" in plain:
@@ -121,8 +117,7 @@ def test_every_word_has_a_token_and_lengths_stay_short(name: str, tasks: dict[st
 
 def test_mismatched_mnli_has_other_nouns_and_verbs(tasks: dict[str, TaskData]) -> None:
     home, away = (
-        Counter(" ".join(chain(*tasks["mnli"].evaluations[split].texts)).split())
-        for split in ("matched", "mismatched")
+        Counter(" ".join(chain(*tasks["mnli"].evaluations[split].texts)).split()) for split in ("matched", "mismatched")
     )
     contents = {lemma for genre in lexicon.GENRES for word in lexicon.nouns(genre) for lemma in word.lemmas}
     assert not contents & home.keys() & away.keys()
@@ -205,12 +200,7 @@ def test_questions(question: str, expected: set[str]) -> None:
     assert {text(ask(CLAUSE, question, Chooser(seed))) for seed in range(30)} == expected
 
 
-PLURALS = {
-    lexicon.add_s(lemma)
-    for genre in lexicon.GENRES
-    for entry in lexicon.nouns(genre)
-    for lemma in entry.lemmas
-}
+PLURALS = {lexicon.add_s(lemma) for genre in lexicon.GENRES for entry in lexicon.nouns(genre) for lemma in entry.lemmas}
 FINITE = {
     form: form != base
     for entry in (*lexicon.verbs("home"), *lexicon.intransitives())
@@ -323,9 +313,7 @@ def test_stsb_is_5_exactly_for_paraphrases(seed: int) -> None:
 @pytest.mark.parametrize("determiner", sorted(pairs.UPWARD))
 def test_determiners_conclude_in_the_right_direction(determiner: str) -> None:
     """`a dog` implies `an animal`; `no` and `every` turn the subject around, `no` the object too."""
-    worlds = [
-        frozenset(world) for world in _subsets([(s, o) for s in ("dog", "horse") for o in ("poet", "singer")])
-    ]
+    worlds = [frozenset(world) for world in _subsets([(s, o) for s in ("dog", "horse") for o in ("poet", "singer")])]
     wide, narrow = ("dog", "horse"), ("dog",)
     objects = ("poet", "singer"), ("poet",)
     for in_subject, (general, special) in ((True, (wide, narrow)), (False, objects)):
@@ -355,9 +343,7 @@ def _holds(
 
 
 def _subsets(items: list[tuple[str, str]]) -> list[list[tuple[str, str]]]:
-    return [
-        [item for bit, item in enumerate(items) if number >> bit & 1] for number in range(2 ** len(items))
-    ]
+    return [[item for bit, item in enumerate(items) if number >> bit & 1] for number in range(2 ** len(items))]
 
 
 @given(seed=SEEDS)

@@ -84,9 +84,7 @@ class MaskedLanguageModel(nn.Module):
         """Cross-entropy per hidden position of `ids` [lines, tokens]; `targets` is IGNORED elsewhere."""
         states = self.encoder(ids, attention_mask=ids != PAD, token_type_ids=types).last_hidden_state
         hidden = targets != IGNORED
-        return nn.functional.cross_entropy(
-            self.head(states[hidden]).float(), targets[hidden], reduction="none"
-        )
+        return nn.functional.cross_entropy(self.head(states[hidden]).float(), targets[hidden], reduction="none")
 
 
 @dataclass(frozen=True)
@@ -115,9 +113,7 @@ def _padded(rows: list[list[int]], width: int) -> Tensor:
     return torch.tensor([row + [0] * (width - len(row)) for row in rows])
 
 
-def hide(
-    ids: Tensor, openings: Tensor, rate: float, words: int, random: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def hide(ids: Tensor, openings: Tensor, rate: float, words: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
     """(ids with hidden words, targets).
 
     Of the hidden words 80% are masked, 10% replaced (half by a neighbour in the alphabet, which is often
@@ -187,9 +183,7 @@ def pretrain(settings: Settings) -> tuple[MaskedLanguageModel, dict[str, float]]
         _step(model, sample, optimiser, settings, losses)
         schedule.step()
         if (step + 1) % 250 == 0:
-            log.info(
-                "step %d of %d, %.0f s, %s", step + 1, settings.steps, time.monotonic() - started, losses
-            )
+            log.info("step %d of %d, %.0f s, %s", step + 1, settings.steps, time.monotonic() - started, losses)
     return model, losses
 
 
@@ -222,12 +216,8 @@ def build(folder: Path, settings: Settings) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--out", type=Path, default=MODEL, help="folder to write (default: the package's own)"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=MODEL, help="folder to write (default: the package's own)")
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--seed", type=int, default=Settings.seed)
     options = parser.parse_args()

@@ -144,9 +144,7 @@ def text(words: Sequence[str]) -> str:
     )
 
 
-def random_phrase(
-    choose: Chooser, genre: str = "home", adjective: float = 0.5, unlike: Phrase | None = None
-) -> Phrase:
+def random_phrase(choose: Chooser, genre: str = "home", adjective: float = 0.5, unlike: Phrase | None = None) -> Phrase:
     """`the`, an adjective (with the given probability) and a noun; both other ones than in `unlike`."""
     taken = unlike or Phrase(lexicon.categories(genre)[0])
     noun = choose.other(lexicon.nouns(genre), taken.noun)
@@ -158,9 +156,7 @@ def random_phrase(
 
 def random_clause(choose: Chooser, genre: str = "home", adjective: float = 0.5) -> Clause:
     subject = random_phrase(choose, genre, adjective)
-    return Clause(
-        subject, choose.pick(lexicon.verbs(genre)), random_phrase(choose, genre, adjective, subject)
-    )
+    return Clause(subject, choose.pick(lexicon.verbs(genre)), random_phrase(choose, genre, adjective, subject))
 
 
 def other_verb(verb: Word, choose: Chooser) -> Word:

@@ -13,8 +13,7 @@ GENRES = ("home", "away")
 
 NOUNS = {
     "home": {
-        "animal": "dog/hound cat/kitten horse/stallion rabbit/bunny pig/hog donkey/mule "
-        "snake/serpent goat/ram",
+        "animal": "dog/hound cat/kitten horse/stallion rabbit/bunny pig/hog donkey/mule snake/serpent goat/ram",
         "worker": "doctor/physician teacher/tutor lawyer/attorney farmer/grower cook/chef guard/sentry "
         "driver/chauffeur builder/mason",
         "artist": "singer/vocalist painter/portraitist writer/author dancer/ballerina actor/performer "
@@ -23,8 +22,7 @@ NOUNS = {
         "bride/fiancee",
     },
     "away": {
-        "bird": "hawk/falcon crow/raven pigeon/dove hen/chicken parrot/macaw gull/tern "
-        "owl/owlet duck/mallard",
+        "bird": "hawk/falcon crow/raven pigeon/dove hen/chicken parrot/macaw gull/tern owl/owlet duck/mallard",
         "soldier": "fighter/warrior archer/bowyer spy/agent captain/skipper sailor/mariner pilot/aviator "
         "scout/ranger knight/cavalier",
         "criminal": "burglar/robber killer/murderer liar/fraudster pirate/buccaneer smuggler/trafficker "
@@ -40,9 +38,7 @@ VERBS = {
     "away": "defend/protect:attack/assault release/liberate:capture/arrest join/accompany:abandon/desert "
     "visit/approach:avoid/dodge",
 }
-INTRANSITIVES = (
-    "rest/relax laugh/giggle talk/chatter yell/shout walk/wander work/toil wait/linger dance/waltz"
-)
+INTRANSITIVES = "rest/relax laugh/giggle talk/chatter yell/shout walk/wander work/toil wait/linger dance/waltz"
 ADJECTIVES = (
     "big/large:small/little old/aged:young/youthful rich/wealthy:poor/needy strong/sturdy:weak/frail "
     "quick/speedy:slow/sluggish wise/clever:stupid/dumb brave/bold:timid/fearful quiet/silent:loud/noisy "

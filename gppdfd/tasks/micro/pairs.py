@@ -140,9 +140,7 @@ def _unanswering(clause: Clause, question: str, choose: Chooser) -> Clause:
     if question in ("place", "time") and choose.chance(0.3):
         other = "time" if question == "place" else "place"
         return _with_adjunct(replace(clause, place=None, time=None), other, choose)
-    known = {"agent": (change_object,), "patient": (change_subject,)}.get(
-        question, (change_object, change_subject)
-    )
+    known = {"agent": (change_object,), "patient": (change_subject,)}.get(question, (change_object, change_subject))
     return change_meaning(clause, choose, (swap_roles, swap_roles, reverse_verb, change_verb, *known))
 
 
@@ -254,9 +252,7 @@ def estrange_object(clause: Clause, choose: Chooser) -> Clause:
 def swap_nouns(clause: Clause, choose: Chooser) -> Clause:
     """Swaps the nouns and leaves the determiners where they are."""
     subject, object_ = clause.subject, clause.object
-    return replace(
-        clause, subject=replace(subject, noun=object_.noun), object=replace(object_, noun=subject.noun)
-    )
+    return replace(clause, subject=replace(subject, noun=object_.noun), object=replace(object_, noun=subject.noun))
 
 
 def _implied_and_implying(clause: Clause, choose: Chooser) -> tuple[Clause, Clause]:
@@ -282,9 +278,7 @@ def _denied(clause: Clause, choose: Chooser) -> Clause:
     """A clause that cannot be true together with the given one."""
     if clause.subject.determiner == "the":
         return reverse_verb(clause, choose)
-    return _with_determiner(
-        clause, choose.pick(("a", "some", "every")) if clause.subject.determiner == "no" else "no"
-    )
+    return _with_determiner(clause, choose.pick(("a", "some", "every")) if clause.subject.determiner == "no" else "no")
 
 
 def _with_determiner(clause: Clause, determiner: str) -> Clause:

@@ -39,9 +39,7 @@ def _transitive(choose: Chooser, genre: str) -> str:
 
 def modifier(choose: Chooser, genre: str, subject: Nominal, spoiled: bool = False) -> list[str]:
     """What follows the subject: a place or a relative clause; `spoiled` breaks the agreement inside it."""
-    inner = nominal(
-        choose, genre, plural=not subject.plural if choose.chance(0.7) else subject.plural, adjective=0
-    )
+    inner = nominal(choose, genre, plural=not subject.plural if choose.chance(0.7) else subject.plural, adjective=0)
     if not spoiled and choose.chance(0.34):
         return [choose.pick(("near", "behind", "beside")), *inner.words()]
     verb = _transitive(choose, genre)
