@@ -1,7 +1,7 @@
 """What the micro tasks can tell: majority, bag of words, random start, teacher, and a crippled teacher.
 
 `python -m benchmarks.micro_properties` prints a markdown table: the primary metric in points, mean and
-standard deviation over seeds. It has its own small training loop on purpose: it judges the data, not the suite.
+standard deviation over seeds. It has a small training loop of its own: it judges the data, not the suite.
 """
 
 import argparse
@@ -153,7 +153,7 @@ def evaluate(model: PreTrainedModel, spec: TaskSpec, dev: Tokens) -> float:
 
 @torch.no_grad()
 def prune_at_random(model: PreTrainedModel, seed: int, heads: int = 2, units: int = 85) -> None:
-    """Cut off for good all but `heads` attention heads and `units` FFN units of the model, drawn at random."""
+    """Cut off for good all but `heads` attention heads and `units` FFN units, drawn at random."""
     config, random = model.config, generator(seed, "prune")
     size = config.hidden_size // config.num_attention_heads
     kept_heads = _keep(config.num_hidden_layers * config.num_attention_heads, heads, random)
