@@ -43,7 +43,7 @@ class Settings:
 
     steps: int = 200
     batch_size: int = 16
-    learning_rate: float = 7e-4
+    learning_rate: float = 5e-4
     model: Path = MODEL
 
 

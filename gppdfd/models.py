@@ -4,7 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from gppdfd.errors import DataError, UsageError
 from gppdfd.files import hash_files
@@ -66,7 +72,11 @@ def load_encoder(name: str, spec: TaskSpec, seed: int, pretrained: bool = True) 
 
     Args:
         pretrained: False draws all weights at random, which is the control for pre-training.
+
+    Raises:
+        DataError: it cannot be read, or it has a classifier for this task with another order of labels.
     """
+    check_label_order(_guarded(name, AutoConfig.from_pretrained), spec, name)
     settings = {"num_labels": spec.outputs, "problem_type": _problem_type(spec)}
     torch.manual_seed(derive_seed(seed, "init"))
     if pretrained:
@@ -79,6 +89,20 @@ def load_encoder(name: str, spec: TaskSpec, seed: int, pretrained: bool = True) 
         model.config.label2id = {label: index for index, label in enumerate(spec.labels)}
     adapter_for(model)
     return model
+
+
+def check_label_order(config: PretrainedConfig, spec: TaskSpec, name: str) -> None:
+    """A classifier whose labels are the task's in another order would start, or teach, upside down.
+
+    Raises:
+        DataError: same names, other order.
+    """
+    own = [str(config.id2label[index]).lower() for index in sorted(config.id2label)]
+    if set(own) == set(spec.labels) and own != list(spec.labels):
+        raise DataError(
+            f"model {name!r} has the labels of {spec.name} in the order {', '.join(own)}; "
+            f"here they are {', '.join(spec.labels)}: reorder its classifier and id2label"
+        )
 
 
 def _problem_type(spec: TaskSpec) -> str:

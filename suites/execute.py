@@ -4,7 +4,7 @@ Everything that the next run of the same process can use again (tokenised data, 
 outputs) stays warm.
 """
 
-import logging
+import json
 import os
 import platform
 import socket
@@ -32,12 +32,9 @@ from gppdfd.structure import Keep, Structure
 from gppdfd.tasks import TaskData, TaskSpec, load_task
 from gppdfd.tasks.encoding import EncodedTask, encode
 from gppdfd.tasks.metrics import majority
-from gppdfd.training import Hooks, Trained, Trainer
+from gppdfd.training import Hooks, Stopwatch, Trained, Trainer
 from suites.config import SCHEMA, RunConfig
 from suites.store import Progress
-
-log = logging.getLogger(__name__)
-
 
 Report = Callable[[Progress], None]
 
@@ -66,28 +63,35 @@ class Run:
         self.seconds: dict[str, float] = {}
         self.history: list[dict[str, Any]] = []
         self.device = prepare_device(config)
-        report(Progress("start", 0, 0))
-        self.data, self.encoded = load_encoded(
-            config.task, config.data.source, data_dir, config.data.max_train_rows, config.data.max_length,
-            config.model, config.model_content, store_root / ".cache",
-        )  # fmt: skip
+        self.data, self.encoded = self._read_data(data_dir)
         self.teacher_config = config.teacher_config()
         self.teacher = self._load_teacher()
 
     def execute(self) -> None:
+        """Train, evaluate, write all files."""
         trainer = self._trainer()
-        self._lap("start")
+        self.seconds["start"] = time.perf_counter() - self.started
         trained = trainer.run()
         self.seconds |= trained.seconds
-        self._lap("training")
-        evaluations = self._evaluate(trained.model)
-        self._lap("evaluation")
+        with Stopwatch(self.seconds, "evaluation"):
+            evaluations = self._evaluate(trained.model)
+        with Stopwatch(self.seconds, "saving"):
+            self._save(trained, evaluations)
+        write_json(self.folder / "record.json", self._record(trained, evaluations, trainer.setting.structure))
+
+    def _read_data(self, data_dir: Path | None) -> tuple[TaskData, EncodedTask]:
+        self.report(Progress("start", 0, 0))
+        config, data = self.config, self.config.data
+        cache_dir = self.store / ".cache"
+        return load_encoded(
+            config.task, data.source, data_dir, data.max_train_rows, data.max_length, config.model, cache_dir
+        )
+
+    def _save(self, trained: Trained, evaluations: Mapping[str, Evaluation]) -> None:
         save(trained.model, self.folder / "model", load_tokenizer_once(self.config.model))
         self._write_predictions(evaluations)
         self._write_indicators(trained)
         write_text(self.folder / "history.jsonl", "".join(map(_json_line, self.history)))
-        self._lap("saving")
-        write_json(self.folder / "record.json", self._record(trained, evaluations, trainer.setting.structure))
 
     def _trainer(self) -> Trainer:
         pruner, distiller = self.config.parsed.build()
@@ -142,13 +146,6 @@ class Run:
         self.report(Progress("evaluation", 0, 0))
         return evaluate(model, self.data.spec, self.encoded.evaluations, self.device, self.config.precision)
 
-    def _lap(self, phase: str) -> None:
-        self.seconds[phase] = (
-            time.perf_counter()
-            - self.started
-            - sum(self.seconds.get(earlier, 0.0) for earlier in ("start", "training", "evaluation"))
-        )
-
     def _write_predictions(self, evaluations: Mapping[str, Evaluation]) -> None:
         columns: dict[str, list[Any]] = {name: [] for name in ("split", "example", "label", "prediction", "logits")}
         for name, evaluation in evaluations.items():
@@ -168,26 +165,9 @@ class Run:
         write_parquet(self.folder / "indicators.parquet", columns)
 
     def _record(self, trained: Trained, evaluations: Mapping[str, Evaluation], structure: Structure) -> dict[str, Any]:
-        spec, scores = self.data.spec, {name: evaluation.scores for name, evaluation in evaluations.items()}
-        constant = [name for name, evaluation in evaluations.items() if evaluation.constant]
         return {
-            "schema": SCHEMA,
-            "run_id": self.config.run_id,
-            "task": self.config.task,
-            "method": self.config.method,
-            "label": self.config.method,
-            "sparsity_target": self.config.sparsity,
-            "seed": self.config.seed,
-            "role": "teacher" if self.config.is_teacher else "student",
-            "model": Path(self.config.model).name,
-            "scores": scores,
-            "primary": {
-                "split": self.selection_split,
-                "metric": spec.primary,
-                "value": scores[self.selection_split][spec.primary],
-            },
-            "majority": self._majority(),
-            "missing": dict(self.data.missing),
+            **self._labels(),
+            **self._results(evaluations),
             "teacher": self._teacher_entry(),
             "size": size_entry(trained.model, structure, trained.keep, self.mean_tokens),
             "kept": {kind: units.sum(1).tolist() for kind, units in trained.keep.items()},
@@ -197,12 +177,42 @@ class Run:
             "steps": vars(trained.phases),
             "notes": trained.notes,
             "selection": {"rule": self.config.select, "step": trained.selected_step},
-            "warnings": [f"constant predictions on {name}" for name in constant],
-            "constant_predictions": constant,
             "environment": environment(self.device, self.config),
             "sources": sources_hash(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "config": self.config.model_dump(mode="json"),
+        }
+
+    def _labels(self) -> dict[str, Any]:
+        """What a reader of records sorts and groups by."""
+        config = self.config
+        return {
+            "schema": SCHEMA,
+            "run_id": config.run_id,
+            "task": config.task,
+            "method": config.method,
+            "label": config.method,
+            "sparsity_target": config.sparsity,
+            "seed": config.seed,
+            "role": "teacher" if config.is_teacher else "student",
+            "model": Path(config.model).name,
+        }
+
+    def _results(self, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
+        """Scores with what they must be judged by: the majority class, missing splits, constant answers."""
+        scores, metric = {name: each.scores for name, each in evaluations.items()}, self.data.spec.primary
+        constant = [name for name, evaluation in evaluations.items() if evaluation.constant]
+        return {
+            "scores": scores,
+            "primary": {
+                "split": self.selection_split,
+                "metric": metric,
+                "value": scores[self.selection_split][metric],
+            },
+            "majority": self._majority(),
+            "missing": dict(self.data.missing),
+            "warnings": [f"constant predictions on {name}" for name in constant],
+            "constant_predictions": constant,
         }
 
     @property
@@ -238,9 +248,14 @@ def below_floor(value: float, spec: TaskSpec) -> bool:
 
 @lru_cache(maxsize=16)
 def load_encoded(
-    task: str, source: str, data_dir: Path | None, max_train_rows: int | None, max_length: int,
-    model: str, model_content: str | None, cache_dir: Path,
-) -> tuple[TaskData, EncodedTask]:  # fmt: skip
+    task: str,
+    source: str,
+    data_dir: Path | None,
+    max_train_rows: int | None,
+    max_length: int,
+    model: str,
+    cache_dir: Path,
+) -> tuple[TaskData, EncodedTask]:
     """Rows and tokens of a task, kept for the next run of this process."""
     data = load_task(task, source, data_dir=data_dir, max_train_rows=max_train_rows)
     return data, encode(data, load_tokenizer_once(model), max_length, cache_dir)
@@ -255,8 +270,6 @@ def load_tokenizer_once(model: str) -> Any:
 @lru_cache(maxsize=2)
 def load_teacher(folder: Path) -> tuple[PreTrainedModel, dict[str, dict[str, float]]]:
     """A finished teacher and its scores; the last two stay in memory, and with them their cached outputs."""
-    import json
-
     record = folder / "record.json"
     if not (folder / "done").exists() or not record.is_file():
         raise DataError(f"teacher {folder.name} has not finished")
@@ -350,6 +363,4 @@ def sources_hash() -> str:
 
 
 def _json_line(entry: dict[str, Any]) -> str:
-    import json
-
     return json.dumps(entry, allow_nan=False) + "\n"

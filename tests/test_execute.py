@@ -96,7 +96,7 @@ def test_saved_model_gives_the_recorded_predictions(record: dict, store: Path) -
     from suites.execute import load_encoded
 
     run = config()
-    _, encoded = load_encoded("sst2", "micro", None, 320, 32, "micro", None, store / ".cache")
+    _, encoded = load_encoded("sst2", "micro", None, 320, 32, "micro", store / ".cache")
     logits = predict(load(store / run.run_id / "model"), encoded.evaluations["validation"], torch.device("cpu"))
     stored = pd.read_parquet(store / run.run_id / "predictions.parquet").logits
     assert logits.tolist() == [list(row) for row in stored]
@@ -197,3 +197,12 @@ def test_random_start_differs_from_the_pretrained_one() -> None:
     weight = "bert.encoder.layer.0.intermediate.dense.weight"
     assert not torch.equal(trained.state_dict()[weight], random.state_dict()[weight])
     assert trained.config.id2label == {0: "negative", 1: "positive"}
+
+
+def test_labels_in_another_order_are_refused(tmp_path: Path) -> None:
+    spec = task_spec("mnli")
+    model = load_encoder("micro", spec, seed=1)
+    model.config.id2label = dict(enumerate(reversed(spec.labels)))
+    model.save_pretrained(tmp_path)
+    with pytest.raises(DataError, match="in the order contradiction, neutral, entailment; here they are entailment"):
+        load_encoder(str(tmp_path), spec, seed=1)
