@@ -1,4 +1,4 @@
-"""Rebuild the shipped tokenizer and encoder: `python -m gppdfd.tasks.micro.build` (15 minutes on one core).
+"""Rebuild the shipped tokenizer and encoder: `python -m gppdfd.tasks.micro.build` (17 minutes on one core).
 
 Masked language modelling on endless fresh text of the micro grammar. The opening connective of a line stands
 in the place of [CLS]; where it is hidden, [CLS] has to predict it, which makes [CLS] a summary of the line.
