@@ -226,8 +226,8 @@ class Trainer:
                 self._restart_or_continue(self.model, keep)
             return
         small = extract(self.model, keep)
-        examples = [self.train.batch(indices).to(self.device) for indices in ordered_batches(self.train, 32)[::7][:2]]
-        self.agreement = disagreement(self.model, small, keep, examples)
+        longest = [self.train.batch(indices).to(self.device) for indices in ordered_batches(self.train, 32)[:2]]
+        self.agreement = disagreement(self.model, small, keep, longest)
         if self.agreement > TOLERANCE:
             raise DataError(f"masked and extracted model disagree by {self.agreement:.2e} (allowed {TOLERANCE:.0e})")
         self._restart_or_continue(small, keep)
@@ -271,12 +271,13 @@ class Trainer:
         batch = next(self._batches)
         parts = self._loss_parts(student, batch, masks)
         weighted = {part: self.distiller.weight(part) * loss for part, loss in parts.items()}
-        gradients = self._backward(weighted, masks)
+        total = torch.stack(list(weighted.values())).sum()
+        gradients = self._backward(total, weighted, masks)
         if search_step is not None and masks is not None and gradients:
             self.pruner.observe(search_step, masks, gradients)
         self._update()
         self.step += 1
-        self._log.add(parts, sum(weighted.values(), torch.zeros(())).detach())
+        self._log.add(parts, total)
         if self.step % LOG_EVERY == 0:
             scheduled = self.pruner.sparsity(search_step) if search_step is not None else None
             self._log.flush(phase, self.step, self._rate, scheduled)
@@ -292,9 +293,8 @@ class Trainer:
         own = self.pruner.loss(masks)
         return parts if own is None else parts | {"pruner": own}
 
-    def _backward(self, weighted: Losses, masks: Masks | None) -> Masks:
+    def _backward(self, total: torch.Tensor, weighted: Losses, masks: Masks | None) -> Masks:
         """Backward through the total; gradients of the masks from the parts that the pruner asked for."""
-        total = torch.stack(list(weighted.values())).sum()
         wanted = [loss for part, loss in weighted.items() if part in self.pruner.gradient_parts]
         if masks is None or not wanted:
             total.backward()

@@ -125,6 +125,18 @@ def test_regression_trains_the_classifier(pair: str) -> None:
     assert not torch.equal(before, after)
 
 
+@pytest.mark.parametrize("name", sorted(pruners()))
+def test_regression_gives_a_pruner_gradients_that_tell_units_apart(name: str, monkeypatch) -> None:
+    seen = []
+    chosen = pruners()[name]
+    if not chosen().gradient_parts:
+        pytest.skip("ranks without gradients")
+    monkeypatch.setattr(chosen, "observe", lambda self, step, masks, gradients: seen.append(gradients))
+    train(f"{name}+none", labels=1, config=SETTINGS.model_copy(update={"search_epochs": 1, "recovery_epochs": 0}))
+    for values in seen[0].values():
+        assert len(values.unique()) > values.numel() // 2
+
+
 @pytest.mark.parametrize("name", sorted(distillers()))
 def test_masked_and_extracted_student_give_one_view(name: str) -> None:
     """Losses and gradients of a distiller agree on the masked and on the extracted student."""
