@@ -9,7 +9,7 @@ def test_suites_are_listed_with_titles_and_presets(capsys: pytest.CaptureFixture
     assert main(["suites"]) == 0
     told = capsys.readouterr().out
     assert "glue_ablation" in told
-    assert "presets: micro, mini, base" in told
+    assert "presets: micro, micro3, mini, base" in told
 
 
 def test_an_unknown_list_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,7 +54,15 @@ def run_suite(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Run:
 def process(*arguments: str) -> subprocess.Popen[str]:
     """The command in a process of its own."""
     line = [sys.executable, "-m", "fake_runs", *arguments]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_all_signals
+    )
+
+
+def hear_all_signals() -> None:
+    """As in a terminal, even where the tests run in the background and inherit ignored signals."""
+    for name in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(name, signal.SIG_DFL)
 
 
 def rename_method(suite_file: Path, name: str) -> None:
