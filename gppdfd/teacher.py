@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from gppdfd.errors import UsageError
+from gppdfd.structure import structure_of
 from gppdfd.tasks.base import Batch
 from gppdfd.tasks.encoding import Encoded, ordered_batches
 from gppdfd.views import View, Viewer
@@ -69,9 +70,9 @@ def cached_views(
 
 
 def _check_size(teacher: nn.Module, train: Encoded, needs: frozenset[str]) -> None:
-    config = teacher.config
-    layers = config.num_hidden_layers + 1 if "hidden_states" in needs else 0  # type: ignore[union-attr,operator]
-    size = 4 * layers * config.hidden_size * len(train.tokens)  # type: ignore[union-attr,operator]
+    structure = structure_of(teacher)
+    layers = structure.layers + 1 if "hidden_states" in needs else 0
+    size = 4 * layers * structure.hidden * len(train.tokens)
     if size > LIMIT:
         raise UsageError(
             f"the teacher's outputs would take {size / 2**30:.0f} GiB: set training.cache_teacher to false"

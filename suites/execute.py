@@ -28,7 +28,7 @@ from gppdfd.evaluation import Evaluation, evaluate
 from gppdfd.extraction import load, save
 from gppdfd.files import hash_text, write_atomically, write_json, write_text
 from gppdfd.models import load_encoder, load_tokenizer
-from gppdfd.structure import Keep, Structure
+from gppdfd.structure import Keep, Structure, adapter_for
 from gppdfd.tasks import TaskData, TaskSpec, load_task
 from gppdfd.tasks.encoding import EncodedTask, encode
 from gppdfd.tasks.metrics import majority
@@ -296,7 +296,7 @@ def prepare_device(config: RunConfig) -> torch.device:
 def size_entry(model: PreTrainedModel, structure: Structure, keep: Keep, tokens: int) -> dict[str, Any]:
     """Sizes of the extracted model by every definition that a table may need."""
     parameters = list(model.parameters())
-    embeddings = sum(parameter.numel() for name, parameter in model.named_parameters() if "embeddings" in name)
+    embeddings = adapter_for(model).embedding_parameters(model)
     total = sum(parameter.numel() for parameter in parameters)
     return {
         "encoder_dense": structure.prunable,

@@ -172,3 +172,10 @@ def test_extraction_of_a_real_shape_keeps_the_formula() -> None:
     keep = random_keep(model, 0.3)
     linear = [m for m in extract(model, keep).base_model.encoder.modules() if isinstance(m, torch.nn.Linear)]
     assert sum(p.numel() for m in linear for p in m.parameters()) == kept_parameters(structure_of(model), keep)
+
+
+def test_embeddings_are_counted_apart() -> None:
+    model = tiny_model()
+    tables = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    weights = sum(table.weight.numel() for table in tables)
+    assert adapter_for(model).embedding_parameters(model) == weights + 2 * 32  # and their LayerNorm

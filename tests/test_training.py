@@ -236,3 +236,9 @@ def test_trace_starts_at_one_and_ends_binary() -> None:
     first, last = rows[0][0], rows[-1][0]
     assert {z for step, *_, z in rows if step == first} == {1.0}
     assert {z for step, *_, z in rows if step == last} == {0.0, 1.0}
+
+
+def test_a_cache_that_does_not_fit_is_refused(monkeypatch) -> None:
+    monkeypatch.setattr("gppdfd.teacher.LIMIT", 1000)
+    with pytest.raises(UsageError, match="set training.cache_teacher to false"):
+        trainer(config={"cache_teacher": True})

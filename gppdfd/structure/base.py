@@ -95,6 +95,10 @@ class Adapter(ABC):
     def embeddings(self, model: nn.Module) -> nn.Module:
         """Module whose output is hidden state 0."""
 
+    @abstractmethod
+    def embedding_parameters(self, model: nn.Module) -> int:
+        """Parameters of the embeddings, which tables count apart from the encoder."""
+
     def inputs(self, batch: Batch) -> Mapping[str, torch.Tensor]:
         """Keyword arguments of the model's forward."""
         return {

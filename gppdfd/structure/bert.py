@@ -41,3 +41,7 @@ class BertAdapter(Adapter):
         base: Any = model.base_model
         # ELECTRA maps narrow embeddings to the hidden size in a module of its own.
         return getattr(base, "embeddings_project", base.embeddings)
+
+    def embedding_parameters(self, model: nn.Module) -> int:
+        base: Any = model.base_model
+        return sum(parameter.numel() for parameter in base.embeddings.parameters())
