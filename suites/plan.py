@@ -4,8 +4,8 @@
 neither the suite files nor the methods.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,6 +76,29 @@ def make_plan(suite: Suite, request: Request) -> list[PlannedRun]:
     teachers = [GridRun(config, row, position) for config in _teachers(runs)]
     unique = {run.config.run_id: _planned(run) for run in [*runs, *teachers]}
     return sorted(unique.values(), key=lambda run: run.role == "student")
+
+
+def with_earlier(
+    plan: Sequence[PlannedRun], suite: Suite, request: Request, rows: Iterable[Mapping[str, Any]]
+) -> list[PlannedRun]:
+    """A plan and those runs of an earlier one that the same settings still make.
+
+    `--only` narrows what a launch does, not what tables and status show.
+
+    Args:
+        rows: the stored plan of the earlier launch.
+
+    Raises:
+        DataError: the data of a task of the earlier launch cannot be read any more.
+    """
+    planned, possible = {run.run_id for run in plan}, suite.preset(request.preset).tasks or suite.tasks
+    earlier = {row["run_id"]: row["task"] for row in rows if row["run_id"] not in planned}
+    tasks = sorted(set(earlier.values()) & set(possible))
+    if not tasks:
+        return list(plan)
+    whole = make_plan(suite, replace(request, only=[f"task={','.join(tasks)}"]))
+    kept = [run for run in whole if run.run_id in earlier]
+    return sorted([*plan, *kept], key=lambda run: run.role == "student")
 
 
 def write_plan(plan: Sequence[PlannedRun], path: Path) -> None:

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gppdfd.errors import UsageError, unknown
+from gppdfd.errors import DataError, UsageError, unknown
 from suites.claims import forget_failure
 from suites.cli import at_least_one, parse, run_command
 from suites.display import Estimate, duration, make_display
 from suites.grid import Request, Suite, load_suite
 from suites.local import LocalLauncher, LocalSettings, default_jobs, usable_gpus
-from suites.plan import PlannedRun, make_plan, write_plan
+from suites.plan import PlannedRun, make_plan, with_earlier, write_plan
 from suites.store import State, Store
 from suites.worker import EXECUTE
 
@@ -27,9 +27,13 @@ class Launch:
     """A suite with everything that the command line says about it."""
 
     suite: Suite
-    preset: str
+    request: Request
     plan: list[PlannedRun]
     store: Store
+
+    @property
+    def preset(self) -> str:
+        return self.request.preset
 
     @property
     def plan_path(self) -> Path:
@@ -60,7 +64,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     if options.dry_run:
         _show_plan(launch)
         return 0
-    write_plan(launch.plan, launch.plan_path)
+    _store_plan(launch)
     _launch(launch, options)
     failed = _show_result(launch)
     if not options.no_report:
@@ -111,7 +115,19 @@ def _prepare(options: argparse.Namespace) -> Launch:
     if options.data_dir and not options.data_dir.is_dir():
         raise UsageError(f"--data-dir {options.data_dir}: no such folder")
     suite = load_suite(options.suite, request)
-    return Launch(suite, options.preset, make_plan(suite, request), Store(options.store))
+    return Launch(suite, request, make_plan(suite, request), Store(options.store))
+
+
+def _store_plan(launch: Launch) -> None:
+    """Write the plan that tables are made from; what earlier launches did with the same settings stays in it."""
+    plan = launch.plan
+    if launch.plan_path.exists():
+        rows = launch.store.plan(launch.suite.name, launch.preset)
+        try:
+            plan = with_earlier(plan, launch.suite, launch.request, rows)
+        except DataError as error:
+            print(f"tables will show the runs of this launch alone: {error}", file=sys.stderr)
+    write_plan(plan, launch.plan_path)
 
 
 def _retry(launch: Launch, wanted: Sequence[str]) -> None:

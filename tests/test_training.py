@@ -240,5 +240,5 @@ def test_trace_starts_at_one_and_ends_binary() -> None:
 
 def test_a_cache_that_does_not_fit_is_refused(monkeypatch) -> None:
     monkeypatch.setattr("gppdfd.teacher.LIMIT", 1000)
-    with pytest.raises(UsageError, match="set training.cache_teacher to false"):
+    with pytest.raises(UsageError, match=r"set training\.cache_teacher to false"):
         trainer(config={"cache_teacher": True})

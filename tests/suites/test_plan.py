@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from gppdfd.errors import UsageError
-from suites.plan import COLUMNS, PlannedRun, write_plan
+from suites.grid import Request, load_suite
+from suites.plan import COLUMNS, PlannedRun, make_plan, with_earlier, write_plan
 from suites.store import Store
 
 PlanOf = Callable[..., list[PlannedRun]]
@@ -65,3 +66,19 @@ def test_unreachable_points_are_shown_with_their_reason(plan_of) -> None:
 def test_unreachable_points_asked_for_by_name_are_refused(plan_of, only: str) -> None:
     with pytest.raises(UsageError, match=r"far\+dfd at sparsity 0\.8 is not reachable: too far"):
         plan_of(only, method="far+dfd")
+
+
+def test_a_narrower_launch_keeps_the_earlier_runs_of_the_same_settings(suite_file: Path, plan_of: PlanOf) -> None:
+    earlier = [{"run_id": run.run_id, "task": run.task} for run in plan_of()]
+    request = Request(only=["task=mrpc", "method=ok+none"])
+    suite = load_suite(str(suite_file), request)
+    plan = with_earlier(make_plan(suite, request), suite, request, earlier)
+    assert sorted(run.run_id for run in plan) == sorted(row["run_id"] for row in earlier)
+
+
+def test_runs_of_other_settings_leave_the_plan(suite_file: Path, plan_of: PlanOf) -> None:
+    earlier = [{"run_id": run.run_id, "task": run.task} for run in plan_of()]
+    request = Request(only=["task=mrpc"], settings=["training.epochs=9", "teacher.epochs=9"])
+    suite = load_suite(str(suite_file), request)
+    own = make_plan(suite, request)
+    assert with_earlier(own, suite, request, earlier) == own
