@@ -242,3 +242,17 @@ def test_a_cache_that_does_not_fit_is_refused(monkeypatch) -> None:
     monkeypatch.setattr("gppdfd.teacher.LIMIT", 1000)
     with pytest.raises(UsageError, match=r"set training\.cache_teacher to false"):
         trainer(config={"cache_teacher": True})
+
+
+def test_untrained_models_with_vanishing_feature_sums_stay_finite() -> None:
+    """LayerNorm at its initial values makes every sum 0 up to rounding; raw ratio weights give NaN there."""
+    models = [tiny_model(seed=seed) for seed in (0, 9)]
+    with torch.no_grad():
+        for model in models:
+            for name, parameter in model.named_parameters():
+                if "LayerNorm" in name:
+                    parameter.fill_(float(name.endswith("weight")))
+    student, teacher = models
+    trained = trainer(student=student, teacher=teacher, config={"search_epochs": 4.0}).run()
+    assert trained.notes["fusion_guard_fired"] > 0
+    assert all(bool(parameter.isfinite().all()) for parameter in trained.model.parameters())
