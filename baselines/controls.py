@@ -7,7 +7,7 @@ table row differs from GPP in the ranking alone. `none` keeps the model dense: a
 from typing import Any, ClassVar
 
 from gppdfd.budget import Target
-from gppdfd.gpp import PathPruner, uniform_draw, unit_norms
+from gppdfd.gpp import PathPruner, negative_norms, uniform_draw
 from gppdfd.interface import (
     Distiller,
     Losses,
@@ -18,7 +18,7 @@ from gppdfd.interface import (
     register_method,
     register_pruner,
 )
-from gppdfd.structure import Keep, Masks, Structure, adapter_for
+from gppdfd.structure import Keep, Masks, Structure
 from gppdfd.tasks.base import Batch
 from gppdfd.views import View
 
@@ -30,9 +30,7 @@ class Magnitude(PathPruner):
     reference = "Han et al. 2015, arXiv 1506.02626, on structured units"
 
     def unimportance(self) -> Masks:
-        student = self.setting.student
-        norms = unit_norms(adapter_for(student).layers(student), self.setting.structure.head_size)
-        return {kind: -values for kind, values in norms.items()}
+        return negative_norms(self.setting)
 
 
 @register_pruner("random")

@@ -107,6 +107,12 @@ def unit_norms(layers: list[Layer], head_size: int) -> Masks:
     return {"head": torch.stack(heads).sqrt(), "ffn": torch.stack(dims).sqrt()}
 
 
+def negative_norms(setting: Setting) -> Masks:
+    """Unimportance by magnitude: minus the norm of each unit, with the student's weights as they are now."""
+    norms = unit_norms(adapter_for(setting.student).layers(setting.student), setting.structure.head_size)
+    return {kind: -values for kind, values in norms.items()}
+
+
 def _head_norms(layer: Layer, head_size: int) -> torch.Tensor:
     rows = sum(_squares(linear.weight, 0) for linear in (layer.query, layer.key, layer.value))
     return (rows + _squares(layer.attention_output.weight, 1)).view(-1, head_size).sum(1)
@@ -204,16 +210,12 @@ class GPP(PathPruner):
         if self.config.importance == "random":
             return self._draw
         if self.config.importance == "magnitude":
-            return self._negative_norms()
+            return negative_norms(self.setting)
         means = {kind: values / max(1, self._steps) for kind, values in self._sums.items()}
         if self.config.importance in ("abs_mean", "abs_mean_with_l1"):
             return {kind: values.abs() for kind, values in means.items()}
         sign = -1 if self.config.importance == "taylor" else 1
         return {kind: sign * values for kind, values in means.items()}
-
-    def _negative_norms(self) -> Masks:
-        layers = adapter_for(self.setting.student).layers(self.setting.student)
-        return {kind: -values for kind, values in unit_norms(layers, self.setting.structure.head_size).items()}
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "steps": self._steps, "sums": self._sums, "draw": self._draw}

@@ -108,11 +108,6 @@ class Adapter(ABC):
         }
 
 
-def width(layer: Layer, head_size: int) -> tuple[int, int]:
-    """Heads and FFN dims that a layer has now."""
-    return layer.query.out_features // head_size, layer.ffn_up.out_features
-
-
 def unit_rows(keep: torch.Tensor, size: int) -> torch.Tensor:
     """Indices of the rows owned by kept units of `size` rows each: bool [units] -> int64 [kept * size]."""
     return keep.repeat_interleave(size).nonzero().flatten()
