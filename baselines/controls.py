@@ -62,7 +62,8 @@ class NoPruner(Pruner):
     searches: ClassVar[bool] = False
 
     def unreachable(self, structure: Structure, target: Target) -> str | None:
-        return "pruner 'none' keeps the model dense" if target.sparsity > 0 else None
+        too_much = target.cost(structure, structure.keep_all()) > target.budget(structure)
+        return "pruner 'none' keeps the model dense" if too_much else None
 
     def masks(self, step: int) -> None:
         return None

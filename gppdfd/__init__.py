@@ -1,3 +1,32 @@
-"""Structured pruning and knowledge distillation of pre-trained language encoders on one common interface."""
+"""Structured pruning and knowledge distillation of pre-trained language encoders on one common interface.
+
+import gppdfd
+small = gppdfd.extract(model, keep)
+gppdfd.save(small, folder)
+AutoModelForSequenceClassification.from_pretrained(folder)
+"""
+
+from importlib import import_module
+from typing import Any
+
+from gppdfd import auto
 
 __version__ = "0.1.0"
+
+_PLACES = {
+    "Target": "gppdfd.budget",
+    "extract": "gppdfd.extraction",
+    "load_pruned": "gppdfd.pruned",
+    "save": "gppdfd.pruned",
+    "structure_of": "gppdfd.structure",
+}
+__all__ = [*_PLACES, "__version__"]  # noqa: PLE0604
+
+auto.register_when_imported()
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when they are used: looking at results must not wait for torch."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)

@@ -1,59 +1,153 @@
-"""Parameters and FLOPs of a keep, targets, and the step that makes a keep meet its target.
+"""Parameters and FLOPs of masks, keep-probabilities or a keep; targets, and the step that makes a keep meet its target.
 
 Encoder sparsity = 1 - kept / original over weights and biases of the attention and FFN linear maps; embeddings,
-LayerNorm, pooler and head are outside (the count of CoFi, arXiv 2204.00408).
+LayerNorm, pooler and head are outside (the count of CoFi, arXiv 2204.00408): 85,017,600 parameters in BERT-base.
+
+One formula counts everything: `expected_parameters` and `expected_flops` of independent keep-probabilities are
+differentiable, and of a keep they are exact.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 
-from gppdfd.structure import Keep, Structure
+from gppdfd.structure import KINDS, Keep, Masks, Structure
 
 Count = Literal["to_target", "published"]
+MULTIPLE = 8
+"""Heads of unequal size are padded to a multiple of this many dims, which attention kernels ask for."""
+
+TOKENS = 128
+"""Length that a FLOPs target is meant for, unless it says another."""
+
+
+class LatencyModel(Protocol):
+    """Predicted seconds of a forward pass on one machine (`gppdfd.latency`)."""
+
+    def seconds(self, structure: Structure, keep: Keep) -> float: ...
 
 
 @dataclass(frozen=True)
 class Target:
-    """What must remain: a share `1 - sparsity` of the encoder's parameters.
+    """What must remain of the encoder; exactly one of `sparsity`, `params`, `flops` and `latency` is given.
 
     With `count="to_target"` the last cut of a method moves until less than one smallest unit is missing;
     `count="published"` keeps the counts that its paper's rule gives.
+
+    Attributes:
+        sparsity: share of the encoder's parameters that goes, in [0, 1).
+        params: encoder parameters that may remain.
+        flops: FLOPs of the encoder layers on one sequence of `tokens` tokens that may remain.
+        latency: seconds that a forward pass may take by the measured `table`.
     """
 
-    sparsity: float
+    sparsity: float | None = None
     count: Count = "to_target"
+    params: int | None = None
+    flops: float | None = None
+    tokens: int = TOKENS
+    latency: float | None = None
+    table: LatencyModel | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.sparsity < 1:
+        given = [name for name in ("sparsity", "params", "flops", "latency") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"a target is one of sparsity, params, flops and latency, not {given or 'nothing'}")
+        if self.sparsity is not None and not 0 <= self.sparsity < 1:
             raise ValueError(f"sparsity must be in [0, 1), not {self.sparsity}")
+        if self.sparsity is None and getattr(self, given[0]) <= 0:
+            raise ValueError(f"{given[0]} must be above 0, not {getattr(self, given[0])}")
+        if self.latency is not None and self.table is None:
+            raise ValueError("a latency target needs the latency table of this machine")
 
-    def parameters(self, structure: Structure) -> int:
-        """Parameters that may remain."""
-        return int(structure.prunable * (1 - self.sparsity))
+    def budget(self, structure: Structure) -> float:
+        """Highest cost that meets the target: parameters, FLOPs or seconds."""
+        if self.sparsity is not None:
+            return int(prunable(structure) * (1 - self.sparsity))
+        return next(value for value in (self.params, self.flops, self.latency) if value is not None)
+
+    def cost(self, structure: Structure, keep: Keep) -> float:
+        """What the target counts, of a keep."""
+        if self.flops is not None:
+            return forward_flops(structure, keep, self.tokens)
+        if self.latency is not None and self.table is not None:
+            return self.table.seconds(structure, keep)
+        return parameters(structure, keep)
+
+    def share(self, structure: Structure) -> float:
+        """Share of all units that a method with one share per kind has to remove: in [0, 1].
+
+        For `sparsity` the papers' own rule (the sparsity itself); for other targets, the budget's share of the
+        dense encoder's cost, which the last step (`fit_to_target`) then makes exact.
+        """
+        if self.sparsity is not None:
+            return self.sparsity
+        dense = self.cost(structure, structure.keep_all())
+        return min(1.0, max(0.0, 1 - self.budget(structure) / dense))
 
 
-def kept_parameters(structure: Structure, keep: Keep) -> int:
-    """Weights and biases of the attention and FFN maps that `keep` leaves."""
-    return structure.fixed + sum(int(units.sum()) * structure.cost(kind) for kind, units in keep.items())
+def expected_parameters(structure: Structure, masks: Masks) -> torch.Tensor:
+    """Expected prunable parameters of independent keep-probabilities; a scalar, differentiable in all of them.
+
+    A head's queries and keys count while the head has any value dim: without one it computes nothing.
+    """
+    sizes = _Sizes(structure, masks)
+    hidden, biases = sizes.hidden, structure
+    queries = 2 * sizes.qk * (hidden + biases.qkv_bias)
+    values = sizes.vo * (2 * hidden + biases.qkv_bias)
+    attention = queries + values + biases.attention_bias * hidden
+    ups = 2 if structure.gated else 1
+    ffn = sizes.ffn * (ups * (hidden + biases.up_bias) + hidden) + biases.down_bias * hidden
+    return (sizes.mha_layer * attention + sizes.ffn_layer * ffn).sum()
+
+
+def expected_flops(structure: Structure, masks: Masks, tokens: int) -> torch.Tensor:
+    """Expected FLOPs of the layers' matrix products on one sequence, without the padding of unequal heads; a scalar.
+
+    A multiply-add counts 2, as in `torch.utils.flop_counter`.
+    """
+    return _flops(structure, masks, tokens, lambda sizes: sizes.qk + sizes.vo)
+
+
+def parameters(structure: Structure, keep: Keep) -> int:
+    """Weights and biases of the attention and FFN maps that `keep` leaves: what the extracted model holds."""
+    return round(float(expected_parameters(structure, _exact(structure, keep))))
+
+
+def forward_flops(structure: Structure, keep: Keep, tokens: int) -> int:
+    """FLOPs of the extracted layers' matrix products on one sequence, padding of unequal heads included.
+
+    Equal to what `torch.utils.flop_counter` counts for the layers under eager attention.
+    """
+    settled = structure.settled(keep)
+    padded = 2 * settled["head"].sum(-1) * attention_width(structure, settled)
+    return round(float(_flops(structure, _exact(structure, keep), tokens, lambda sizes: padded)))
+
+
+def attention_width(structure: Structure, settled: Keep) -> torch.Tensor:
+    """Dims that every kept head has in the attention product, per layer: int64 [layers].
+
+    The widest query or value of the layer; if heads are unequal, rounded up to a multiple of 8 (never above the dense
+    size), since one padded product is faster than one product per size (`benchmarks/attention_layout.py`).
+    """
+    qk, vo = settled["qk"].sum(-1) * structure.pair, settled["vo"].sum(-1)
+    widest = torch.maximum(qk.amax(-1), vo.amax(-1))
+    rounded = ((widest + MULTIPLE - 1) // MULTIPLE * MULTIPLE).clamp(max=structure.head_size)
+    kept = settled["head"]
+    equal = ((qk == widest[:, None]) & (vo == widest[:, None]) | ~kept).all(-1)
+    return torch.where(equal, widest, rounded)
+
+
+def prunable(structure: Structure) -> int:
+    """Parameters of the dense encoder's attention and FFN maps."""
+    return parameters(structure, {})
 
 
 def sparsity(structure: Structure, keep: Keep) -> float:
     """Encoder sparsity of a keep, in [0, 1]."""
-    return 1 - kept_parameters(structure, keep) / structure.prunable
-
-
-def forward_flops(structure: Structure, keep: Keep, tokens: int) -> int:
-    """FLOPs of the encoder layers' matrix products on one sequence, a multiply-add counting 2.
-
-    Equal to what `torch.utils.flop_counter` counts for the layers under eager attention.
-    """
-    heads, dims = int(keep["head"].sum()), int(keep["ffn"].sum())
-    projections = 4 * structure.hidden * structure.head_size * heads
-    attention = 2 * tokens * structure.head_size * heads
-    feed_forward = 2 * structure.hidden * dims
-    return 2 * tokens * (projections + attention + feed_forward)
+    return 1 - parameters(structure, keep) / prunable(structure)
 
 
 def fit_to_target(structure: Structure, keep: Keep, unimportance: dict[str, torch.Tensor], target: Target) -> Keep:
@@ -62,17 +156,24 @@ def fit_to_target(structure: Structure, keep: Keep, unimportance: dict[str, torc
     Heads stay as the method chose them, unless they alone exceed the target; then the least important of them go first.
 
     Args:
-        keep: the method's own decision, bool by kind.
+        keep: the method's own decision, bool by kind; kinds other than `head` and `ffn` stay as they are.
         unimportance: by kind, the larger the sooner a unit goes; same shapes as `keep`.
     """
-    budget = target.parameters(structure) - structure.fixed
-    heads = min(int(keep["head"].sum()), max(0, budget // structure.cost("head")))
-    dims = (budget - heads * structure.cost("head")) // structure.cost("ffn")
-    dims = min(max(0, dims), keep["ffn"].numel())
-    return {
-        "head": keep["head"] & most_important(unimportance["head"].masked_fill(~keep["head"], torch.inf), heads),
-        "ffn": most_important(unimportance["ffn"], dims),
-    }
+    budget = target.budget(structure)
+    heads = unimportance["head"].masked_fill(~keep["head"], torch.inf)
+    empty = {**keep, "ffn": torch.zeros_like(keep["ffn"])}
+
+    def with_heads(count: int) -> Keep:
+        return {**empty, "head": keep["head"] & most_important(heads, count)}
+
+    count = _largest(int(keep["head"].sum()), lambda count: target.cost(structure, with_heads(count)) <= budget)
+    chosen = with_heads(count)
+
+    def with_dims(count: int) -> Keep:
+        return {**chosen, "ffn": most_important(unimportance["ffn"], count)}
+
+    dims = _largest(keep["ffn"].numel(), lambda count: target.cost(structure, with_dims(count)) <= budget)
+    return with_dims(dims)
 
 
 def most_important(unimportance: torch.Tensor, count: int) -> torch.Tensor:
@@ -90,7 +191,52 @@ def least_important(unimportance: torch.Tensor, count: int) -> torch.Tensor:
 
 def unreachable(structure: Structure, target: Target) -> str | None:
     """Why no choice of heads and FFN dims meets the target, or None."""
-    if target.parameters(structure) < structure.fixed:
-        highest = 1 - structure.fixed / structure.prunable
-        return f"output biases alone exceed it: at most {highest:.4f} sparsity on this model"
-    return None
+    nothing = {kind: torch.zeros(structure.shape(kind), dtype=torch.bool) for kind in ("head", "ffn")}
+    least, budget = target.cost(structure, nothing), target.budget(structure)
+    if least <= budget:
+        return None
+    if target.sparsity is None:
+        return f"layers without heads and FFN dims still cost {least:.6g}, more than {budget:.6g}"
+    return f"output biases alone exceed it: at most {sparsity(structure, nothing):.4f} sparsity on this model"
+
+
+class _Sizes:
+    """Expected sizes of each layer, by independent keep-probabilities: tensors [layers], `hidden` a scalar."""
+
+    def __init__(self, structure: Structure, masks: Masks) -> None:
+        some = next(iter(masks.values()), torch.ones(()))
+        dtype, device = some.dtype, some.device
+        shares = {
+            kind: masks.get(kind, torch.ones(structure.shape(kind), dtype=dtype, device=device)) for kind in KINDS
+        }
+        alive = shares["head"]
+        if "vo" in masks:
+            alive = alive * (1 - (1 - shares["vo"]).prod(-1))
+        self.hidden = shares["hidden"].sum()
+        self.qk = (alive * shares["qk"].sum(-1)).sum(-1) * structure.pair
+        self.vo = (shares["head"] * shares["vo"].sum(-1)).sum(-1)
+        self.ffn = shares["ffn"].sum(-1)
+        self.mha_layer, self.ffn_layer = shares["mha_layer"], shares["ffn_layer"]
+
+
+def _flops(
+    structure: Structure, masks: Masks, tokens: int, product_dims: Callable[[_Sizes], torch.Tensor]
+) -> torch.Tensor:
+    """`product_dims`: by layer, dims of the score product plus those of the context product, over all heads."""
+    sizes = _Sizes(structure, masks)
+    attention = 2 * sizes.hidden * (sizes.qk + sizes.vo) + tokens * product_dims(sizes)
+    ffn = (3 if structure.gated else 2) * sizes.hidden * sizes.ffn
+    return 2 * tokens * (sizes.mha_layer * attention + sizes.ffn_layer * ffn).sum()
+
+
+def _exact(structure: Structure, keep: Keep) -> Masks:
+    return {kind: units.double() for kind, units in structure.settled(keep).items()}
+
+
+def _largest(limit: int, fits: Callable[[int], bool]) -> int:
+    """Largest number up to `limit` that fits, if all below a fitting one fit; 0 if none does."""
+    low, high = 0, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low

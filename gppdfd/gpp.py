@@ -30,7 +30,8 @@ from gppdfd.interface import (
     register_method,
     register_pruner,
 )
-from gppdfd.structure import Keep, Layer, Masks, adapter_for
+from gppdfd.structure import Keep, Masks
+from gppdfd.structure.norms import unit_norms
 
 Schedule = Literal["cos2", "cos_half", "linear", "cubic"]
 MaskPath = Literal["progressive", "hard_gradual", "hard_once"]
@@ -100,26 +101,9 @@ def uniform_draw(setting: Setting) -> Masks:
     return {kind: torch.rand(shape, generator=setting.generator).to(setting.device) for kind, shape in shapes.items()}
 
 
-def unit_norms(layers: list[Layer], head_size: int) -> Masks:
-    """L2 norm of all weights of each unit: `head` [layers, heads], `ffn` [layers, intermediate]."""
-    heads = [_head_norms(layer, head_size) for layer in layers]
-    dims = [_squares(layer.ffn_up.weight, 0) + _squares(layer.ffn_down.weight, 1) for layer in layers]
-    return {"head": torch.stack(heads).sqrt(), "ffn": torch.stack(dims).sqrt()}
-
-
 def negative_norms(setting: Setting) -> Masks:
     """Unimportance by magnitude: minus the norm of each unit, with the student's weights as they are now."""
-    norms = unit_norms(adapter_for(setting.student).layers(setting.student), setting.structure.head_size)
-    return {kind: -values for kind, values in norms.items()}
-
-
-def _head_norms(layer: Layer, head_size: int) -> torch.Tensor:
-    rows = sum(_squares(linear.weight, 0) for linear in (layer.query, layer.key, layer.value))
-    return (rows + _squares(layer.attention_output.weight, 1)).view(-1, head_size).sum(1)
-
-
-def _squares(weight: torch.Tensor, dim: int) -> torch.Tensor:
-    return weight.detach().float().square().sum(1 - dim)
+    return {kind: -values for kind, values in unit_norms(setting.student).items()}
 
 
 class PathPruner(Pruner):
@@ -159,7 +143,7 @@ class PathPruner(Pruner):
 
     @property
     def _target(self) -> float:
-        return self.setting.target.sparsity
+        return self.setting.target.share(self.setting.structure)
 
     def _share(self, step: int) -> float:
         return scheduled_share(step, self.setting.search_steps, self.config.schedule)

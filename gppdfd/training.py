@@ -24,10 +24,11 @@ from transformers import PreTrainedModel
 
 from gppdfd.budget import Target
 from gppdfd.errors import DataError, UsageError
-from gppdfd.extraction import disagreement, extract, parameter_slices
+from gppdfd.extraction import disagreement, extract
 from gppdfd.interface import Distiller, Losses, Pruner, Setting
 from gppdfd.masks import MaskedEncoder
 from gppdfd.seeds import derive_seed, generator
+from gppdfd.shrink import Cuts, parameter_cuts
 from gppdfd.structure import Keep, Masks, structure_of
 from gppdfd.tasks.base import Batch
 from gppdfd.tasks.encoding import Encoded, epoch_batches, ordered_batches
@@ -238,7 +239,7 @@ class Trainer:
             self.model = small
             self._set_optimizer(self.phases.recovery if self.phases.search else self.phases.total)
             return
-        state = sliced_states(self.optimizer, self.model, parameter_slices(self.model, keep))
+        state = sliced_states(self.optimizer, self.model, parameter_cuts(self.model, keep))
         schedule = self.scheduler.state_dict()
         self.model = small
         self._set_optimizer(self.phases.total)
@@ -384,24 +385,23 @@ def parameter_groups(parameters: list[nn.Parameter], weight_decay: float) -> lis
 
 
 def sliced_states(
-    optimizer: torch.optim.Optimizer, model: nn.Module, slices: dict[str, tuple[int, torch.Tensor]]
+    optimizer: torch.optim.Optimizer, model: nn.Module, cuts: dict[str, Cuts]
 ) -> dict[str, dict[str, Any]]:
     """Optimiser state by parameter name, cut to what extraction keeps of each parameter."""
     states = {}
     for name, parameter in model.named_parameters():
         state = dict(optimizer.state.get(parameter, {}))
-        if name in slices:
-            dim, indices = slices[name]
-            state = {key: cut(value, parameter, dim, indices) for key, value in state.items()}
-        states[name] = state
+        states[name] = {key: _sliced(value, parameter, cuts.get(name, {})) for key, value in state.items()}
     return states
 
 
-def cut(value: Any, parameter: nn.Parameter, dim: int, indices: torch.Tensor) -> Any:
+def _sliced(value: Any, parameter: nn.Parameter, cuts: Cuts) -> Any:
     """Slice a state tensor of the parameter's shape; step counters stay as they are."""
     if not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
         return value
-    return value.index_select(dim, indices.to(value.device))
+    for dim, cut in cuts.items():
+        value = cut.apply(value, dim)
+    return value
 
 
 def load_states(optimizer: torch.optim.Optimizer, model: nn.Module, states: dict[str, dict[str, Any]]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gppdfd.pruned import PrunedModel, kept
 from gppdfd.structure import adapter_for
 from gppdfd.tasks.base import Batch
 
@@ -18,8 +19,8 @@ class View:
 
     Attributes:
         logits: [batch, classes], or [batch, 1] for regression.
-        hidden_states: embedding output first, then one [batch, tokens, hidden] per original layer; empty unless a
-            distiller needs them.
+        hidden_states: embedding output first, then one [batch, tokens, hidden] per original layer, a removed dim 0; empty
+            unless a distiller needs them.
         attention_mask: int64 [batch, tokens], 1 at real tokens.
     """
 
@@ -35,6 +36,7 @@ class Observed:
         self.model = model
         self._adapter = adapter_for(model)
         self._states: list[torch.Tensor] = []
+        self._hidden = _kept_hidden(model)
         self._handles = []
         if "hidden_states" in needs:
             blocks = [layer.block for layer in self._adapter.layers(model)]
@@ -54,7 +56,8 @@ class Observed:
             handle.remove()
 
     def _collect(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self._states.append(output if isinstance(output, torch.Tensor) else output[0])
+        states = output if isinstance(output, torch.Tensor) else output[0]
+        self._states.append(states if self._hidden is None else _scattered(states, self._hidden))
 
 
 def matched_layers(students: int, teachers: int) -> list[int]:
@@ -63,6 +66,19 @@ def matched_layers(students: int, teachers: int) -> list[int]:
 
 
 Viewer = Callable[[Batch], View]
+
+
+def _kept_hidden(model: Any) -> torch.Tensor | None:
+    """bool [hidden] of an extracted model that lost hidden dims."""
+    hidden = kept(model)["hidden"] if isinstance(model, PrunedModel) else None
+    return None if hidden is None or hidden.all() else hidden.to(next(model.parameters()).device)
+
+
+def _scattered(states: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """States at the original width, zeros where dims were removed: [..., kept dims] -> [..., hidden]."""
+    wide = states.new_zeros(*states.shape[:-1], len(kept))
+    wide[..., kept] = states
+    return wide
 
 
 def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:

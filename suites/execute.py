@@ -22,12 +22,12 @@ from transformers import PreTrainedModel
 
 import baselines
 import gppdfd
-from gppdfd.budget import forward_flops, kept_parameters, sparsity
+from gppdfd.budget import forward_flops, parameters, prunable, sparsity
 from gppdfd.errors import DataError
 from gppdfd.evaluation import Evaluation, evaluate
-from gppdfd.extraction import load, save
 from gppdfd.files import hash_text, write_atomically, write_json, write_text
 from gppdfd.models import load_encoder, load_tokenizer
+from gppdfd.pruned import load_pruned, save
 from gppdfd.structure import Keep, Structure, adapter_for
 from gppdfd.tasks import TaskData, TaskSpec, load_task
 from gppdfd.tasks.encoding import EncodedTask, encode
@@ -273,7 +273,7 @@ def load_teacher(folder: Path) -> tuple[PreTrainedModel, dict[str, dict[str, flo
     record = folder / "record.json"
     if not (folder / "done").exists() or not record.is_file():
         raise DataError(f"teacher {folder.name} has not finished")
-    return load(folder / "model"), json.loads(record.read_text(encoding="utf-8"))["scores"]
+    return load_pruned(folder / "model"), json.loads(record.read_text(encoding="utf-8"))["scores"]
 
 
 def prepare_device(config: RunConfig) -> torch.device:
@@ -295,17 +295,17 @@ def prepare_device(config: RunConfig) -> torch.device:
 
 def size_entry(model: PreTrainedModel, structure: Structure, keep: Keep, tokens: int) -> dict[str, Any]:
     """Sizes of the extracted model by every definition that a table may need."""
-    parameters = list(model.parameters())
+    weights = list(model.parameters())
     embeddings = adapter_for(model).embedding_parameters(model)
-    total = sum(parameter.numel() for parameter in parameters)
+    total = sum(weight.numel() for weight in weights)
     return {
-        "encoder_dense": structure.prunable,
-        "encoder_kept": kept_parameters(structure, keep),
+        "encoder_dense": prunable(structure),
+        "encoder_kept": parameters(structure, keep),
         "sparsity": sparsity(structure, keep),
         "total": total,
         "total_without_embeddings": total - embeddings,
         "density": {kind: float(units.float().mean()) for kind, units in keep.items()},
-        "nonzero": sum(int(parameter.count_nonzero()) for parameter in parameters),
+        "nonzero": sum(int(weight.count_nonzero()) for weight in weights),
         "flops_task": forward_flops(structure, keep, tokens),
         "flops_128": forward_flops(structure, keep, 128),
         "flops_task_dense": forward_flops(structure, structure.keep_all(), tokens),

@@ -10,10 +10,11 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from gppdfd.budget import Target, kept_parameters, sparsity
-from gppdfd.extraction import extract, load, save
+from gppdfd.budget import Target, parameters, prunable, sparsity
+from gppdfd.extraction import extract
 from gppdfd.interface import distillers, parse_method, pruners
 from gppdfd.masks import masked
+from gppdfd.pruned import load_pruned, save
 from gppdfd.structure import structure_of
 from gppdfd.training import Hooks, Trained, Trainer, TrainingConfig
 from gppdfd.views import Observed
@@ -68,8 +69,8 @@ def outcome(pair: str) -> Outcome:
 def test_target_is_met_within_one_unit(pair: str) -> None:
     result = outcome(pair)
     structure = structure_of(result.dense)
-    missing = result.target.parameters(structure) - kept_parameters(structure, result.trained.keep)
-    assert 0 <= missing < structure.cost("ffn")
+    missing = result.target.budget(structure) - parameters(structure, result.trained.keep)
+    assert 0 <= missing < 2 * structure.hidden + 1  # one FFN dim
     assert sparsity(structure, result.trained.keep) == pytest.approx(result.target.sparsity, abs=0.005)
 
 
@@ -88,7 +89,7 @@ def test_real_parameters_equal_the_budget(pair: str) -> None:
     structure = structure_of(result.dense)
     dense = sum(parameter.numel() for parameter in tiny_model().parameters())
     small = sum(parameter.numel() for parameter in result.trained.model.parameters())
-    assert dense - small == structure.prunable - kept_parameters(structure, result.trained.keep)
+    assert dense - small == prunable(structure) - parameters(structure, result.trained.keep)
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -106,7 +107,7 @@ def test_saved_model_gives_the_same_logits(pair: str, tmp_path) -> None:
     save(model, tmp_path / "model")
     batch = tiny_data().batch(torch.arange(5))
     with torch.no_grad():
-        assert torch.equal(Observed(load(tmp_path / "model"))(batch).logits, Observed(model)(batch).logits)
+        assert torch.equal(Observed(load_pruned(tmp_path / "model"))(batch).logits, Observed(model)(batch).logits)
 
 
 @pytest.mark.parametrize("pair", PAIRS)

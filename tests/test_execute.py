@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gppdfd.errors import DataError, UsageError
-from gppdfd.extraction import load
+from gppdfd.pruned import load_pruned
 from gppdfd.models import load_encoder, load_structure, model_content
 from gppdfd.tasks import task_spec
 from gppdfd.training import TrainingConfig
@@ -97,7 +97,7 @@ def test_saved_model_gives_the_recorded_predictions(record: dict, store: Path) -
 
     run = config()
     _, encoded = load_encoded("sst2", "micro", None, 320, 32, "micro", store / ".cache")
-    logits = predict(load(store / run.run_id / "model"), encoded.evaluations["validation"], torch.device("cpu"))
+    logits = predict(load_pruned(store / run.run_id / "model"), encoded.evaluations["validation"], torch.device("cpu"))
     stored = pd.read_parquet(store / run.run_id / "predictions.parquet").logits
     assert logits.tolist() == [list(row) for row in stored]
 

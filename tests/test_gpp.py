@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gppdfd.budget import Target, kept_parameters, sparsity
+from gppdfd.budget import Target, parameters, prunable, sparsity
 from gppdfd.gpp import GPP, GPPConfig, indicators, scheduled_share, update_due, update_interval
 from gppdfd.interface import Setting
 from gppdfd.structure import Structure, structure_of
@@ -98,7 +98,7 @@ def test_published_counts_on_bert_base(target: float, heads: int, dims: int, enc
     pruner.observe(0, gradients, gradients)
     keep = pruner.keep()
     assert (int(keep["head"].sum()), int(keep["ffn"].sum())) == (heads, dims)
-    with_layer_norms = kept_parameters(BERT_BASE, keep) + 2 * 2 * 768 * 12
+    with_layer_norms = parameters(BERT_BASE, keep) + 2 * 2 * 768 * 12
     assert with_layer_norms / 1e6 == pytest.approx(encoder, abs=0.005)
 
 
@@ -108,8 +108,8 @@ def test_to_target_meets_the_sparsity_within_one_ffn_dim(target: float) -> None:
         pruner = begun(GPPConfig(), Target(target), structure=structure)
         gradients = {kind: torch.randn(structure.shape(kind)) for kind in ("head", "ffn")}
         pruner.observe(0, gradients, gradients)
-        missing = (1 - target) * structure.prunable - kept_parameters(structure, pruner.keep())
-        assert -1 <= missing < structure.cost("ffn") + 1
+        missing = (1 - target) * prunable(structure) - parameters(structure, pruner.keep())
+        assert -1 <= missing < 2 * structure.hidden + 2  # one FFN dim
         assert sparsity(structure, pruner.keep()) >= target - 1e-6
 
 

@@ -1,28 +1,43 @@
-"""Structure of a transformer encoder, and the seam that every architecture fills in."""
+"""Structure of a transformer encoder, and the seam that every architecture fills in.
 
+An adapter says of every module that units cut what its outputs and inputs are (`Site`): queries, context, hidden dims
+and so on. Masks in the forward pass, slicing, folding of soft masks and weight norms all follow from that one table, so
+a new architecture is a table, and a new kind of unit touches no architecture.
+"""
+
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
 from transformers import PretrainedConfig
+from transformers.pytorch_utils import Conv1D
 
 from gppdfd.tasks.base import Batch
 
 Masks = dict[str, torch.Tensor]
-"""Real values in [0, 1] by kind: `head` [layers, heads], `ffn` [layers, intermediate]."""
+"""Real values in [0, 1] by kind, in the shapes of `Structure.shape`; a missing kind is not masked."""
 
 Keep = dict[str, torch.Tensor]
-"""Final decision by kind: bool tensors of the shapes of `Masks`."""
+"""Final decision by kind: bool tensors of the same shapes; a missing kind is kept whole."""
+
+KINDS = ("head", "qk", "vo", "ffn", "hidden", "mha_layer", "ffn_layer")
+
+Outputs = Literal["query", "key", "value", "query_key_value", "up", "gated_up", "attention", "ffn", "embedding", "norm"]
+Inputs = Literal["hidden", "context", "activation"]
 
 
 @dataclass(frozen=True)
 class Structure:
-    """Sizes of a uniform encoder, and the shape and cost of its units.
+    """Sizes of a uniform encoder.
 
-    A kind is named in `shape` and `cost` alone, so a new kind is a new entry there.
+    Attributes:
+        pair: rows of a query or key that one `qk` unit owns: 2 with rotary embeddings, which turn pairs, else 1.
+        gated: whether the FFN has two up projections, one of them a gate.
+        qkv_bias, attention_bias, up_bias, down_bias: which linear maps have a bias.
     """
 
     layers: int
@@ -30,58 +45,116 @@ class Structure:
     heads: int
     head_size: int
     intermediate: int
+    pair: int = 1
+    gated: bool = False
+    qkv_bias: bool = True
+    attention_bias: bool = True
+    up_bias: bool = True
+    down_bias: bool = True
 
-    def shape(self, kind: str) -> tuple[int, int]:
-        """Shape of the masks of a kind."""
-        return {"head": (self.layers, self.heads), "ffn": (self.layers, self.intermediate)}[kind]
-
-    def cost(self, kind: str) -> int:
-        """Weights and biases that leave with one unit (a head: its q, k, v rows and its output columns)."""
+    def shape(self, kind: str) -> tuple[int, ...]:
+        """Shape of the masks of a kind: layers first, then heads, then the dims inside a head."""
         return {
-            "head": 4 * self.hidden * self.head_size + 3 * self.head_size,
-            "ffn": 2 * self.hidden + 1,
+            "head": (self.layers, self.heads),
+            "qk": (self.layers, self.heads, self.head_size // self.pair),
+            "vo": (self.layers, self.heads, self.head_size),
+            "ffn": (self.layers, self.intermediate),
+            "hidden": (self.hidden,),
+            "mha_layer": (self.layers,),
+            "ffn_layer": (self.layers,),
         }[kind]
-
-    @property
-    def fixed(self) -> int:
-        """Parameters of the attention and FFN maps that no unit owns: both output biases of every layer."""
-        return 2 * self.hidden * self.layers
-
-    @property
-    def prunable(self) -> int:
-        """Weights and biases of all attention and FFN linear maps: 85,017,600 for BERT-base (CoFi's count)."""
-        return self.fixed + sum(self.layers * self.shape(kind)[1] * self.cost(kind) for kind in ("head", "ffn"))
 
     def ones(self, kinds: tuple[str, ...], device: torch.device | None = None) -> Masks:
         """Masks that change nothing."""
         return {kind: torch.ones(self.shape(kind), device=device) for kind in kinds}
 
-    def keep_all(self) -> Keep:
+    def keep_all(self, kinds: tuple[str, ...] = ("head", "ffn")) -> Keep:
         """The keep of the dense model."""
-        return {kind: torch.ones(self.shape(kind), dtype=torch.bool) for kind in ("head", "ffn")}
+        return {kind: torch.ones(self.shape(kind), dtype=torch.bool) for kind in kinds}
+
+    def settled(self, keep: Keep) -> Keep:
+        """`keep` with all kinds, without units that compute nothing: a head without values, dims of a removed head.
+
+        Raises:
+            ValueError: a kind is unknown or of another shape, or no hidden dim is left.
+        """
+        for kind, units in keep.items():
+            if kind not in KINDS or units.shape != self.shape(kind):
+                raise ValueError(f"keep of kind {kind!r} has shape {tuple(units.shape)}, not that of the structure")
+        full = {**self.keep_all(KINDS), **{kind: units.bool().cpu() for kind, units in keep.items()}}
+        if not full["hidden"].any():
+            raise ValueError("no hidden dim is left")
+        head = full["head"] & full["vo"].any(-1) & full["mha_layer"][:, None]
+        return full | {
+            "head": head,
+            "qk": full["qk"] & head[..., None],
+            "vo": full["vo"] & head[..., None],
+            "ffn": full["ffn"] & full["ffn_layer"][:, None],
+        }
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the output and input features of one module are; None: no unit owns them."""
+
+    outputs: Outputs | None = None
+    inputs: Inputs | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """A module of a model with its site.
+
+    Attributes:
+        path: its name in the model.
+        layer: index of its transformer layer, None outside the layers.
+        transposed: whether its weight is [inputs, outputs] (GPT-2's Conv1D) instead of [outputs, inputs].
+    """
+
+    path: str
+    module: Any
+    site: Site
+    layer: int | None
+    transposed: bool
+
+    @property
+    def output_dim(self) -> int:
+        """Dimension of the weight that holds the output features."""
+        return 1 if self.transposed or isinstance(self.module, nn.Embedding) else 0
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The modules of one transformer layer that units live in.
+    """The parts of one transformer layer that are more than linear maps.
 
-    `block` returns the hidden states of the layer. Heads own `head_size` consecutive rows of `query`, `key`, `value`
-    and the same columns of `attention_output`; FFN units own rows of `ffn_up` and columns of `ffn_down`.
+    `block` returns the hidden states of the layer. `attention_norm` and `ffn_norm` are the LayerNorms after each
+    sublayer where the residual stream runs through them (post-LayerNorm); None where they come before it.
     """
 
     block: nn.Module
-    query: nn.Linear
-    key: nn.Linear
-    value: nn.Linear
-    attention_output: nn.Linear
-    ffn_up: nn.Linear
-    ffn_down: nn.Linear
+    attention_norm: nn.Module | None
+    ffn_norm: nn.Module | None
 
 
 class Adapter(ABC):
-    """All knowledge about one family of architectures."""
+    """All knowledge about one family of architectures.
+
+    Attributes:
+        model_types: `config.model_type` of the dense models.
+        tasks: heads whose pruned models load through transformers' `AutoModelFor...` classes.
+        sentence: what a sequence classifier reads: the pooler's output, the first token or the last one.
+        sites: by pattern of a module's name (`ClassName:path.of.module`), what its features are.
+    """
 
     model_types: ClassVar[frozenset[str]]
+    tasks: ClassVar[tuple[str, ...]] = (
+        "SequenceClassification",
+        "TokenClassification",
+        "QuestionAnswering",
+        "MaskedLM",
+    )
+    sentence: ClassVar[Literal["pooler", "first", "last"]]
+    sites: ClassVar[Mapping[str, Site]]
 
     @abstractmethod
     def structure(self, config: PretrainedConfig) -> Structure:
@@ -89,25 +162,73 @@ class Adapter(ABC):
 
     @abstractmethod
     def layers(self, model: nn.Module) -> list[Layer]:
-        """Modules of every layer, in order."""
+        """Parts of every layer, in order."""
 
     @abstractmethod
     def embeddings(self, model: nn.Module) -> nn.Module:
         """Module whose output is hidden state 0."""
 
-    @abstractmethod
+    def embedding_modules(self, model: nn.Module) -> tuple[nn.Module, ...]:
+        """Modules whose parameters tables count apart from the encoder."""
+        base: Any = model.base_model
+        return (base.embeddings,)
+
     def embedding_parameters(self, model: nn.Module) -> int:
-        """Parameters of the embeddings, which tables count apart from the encoder."""
+        """Parameters of the embeddings."""
+        return sum(weight.numel() for module in self.embedding_modules(model) for weight in module.parameters())
+
+    @abstractmethod
+    def set_heads(self, block: Any, heads: "Heads") -> None:
+        """Tell the attention of `block` how many heads of what width its projections give now."""
+
+    @abstractmethod
+    def remove_attention(self, block: Any) -> None:
+        """Make the attention sublayer of `block` pass the hidden states on."""
+
+    @abstractmethod
+    def remove_ffn(self, block: Any) -> None:
+        """Make the FFN sublayer of `block` pass the hidden states on."""
+
+    def places(self, model: nn.Module) -> Iterator[Place]:
+        """Every module of `model` that units cut."""
+        owner = type(model).__name__
+        for path, module in model.named_modules():
+            site = self._site(f"{owner}:{path}")
+            if site is not None and getattr(module, "weight", None) is not None:
+                yield Place(path, module, site, _layer_index(path), isinstance(module, Conv1D))
 
     def inputs(self, batch: Batch) -> Mapping[str, torch.Tensor]:
         """Keyword arguments of the model's forward."""
-        return {
-            "input_ids": batch.input_ids,
-            "attention_mask": batch.attention_mask,
-            "token_type_ids": batch.token_type_ids,
-        }
+        return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+
+    def _site(self, name: str) -> Site | None:
+        return next((site for pattern, site in self.sites.items() if re.search(pattern, name)), None)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Heads of one extracted layer.
+
+    Attributes:
+        qk, vo: rows of the query (key) and of the value that each kept head has.
+        width: rows that each head is padded to in the attention product.
+        units: by kept head, which of its original `qk` units are left (rotary embeddings need to know).
+    """
+
+    qk: tuple[int, ...]
+    vo: tuple[int, ...]
+    width: int
+    units: tuple[tuple[int, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.vo)
 
 
 def unit_rows(keep: torch.Tensor, size: int) -> torch.Tensor:
     """Indices of the rows owned by kept units of `size` rows each: bool [units] -> int64 [kept * size]."""
     return keep.repeat_interleave(size).nonzero().flatten()
+
+
+def _layer_index(path: str) -> int | None:
+    match = re.search(r"\.(\d+)\.", f".{path}.")
+    return int(match[1]) if match else None

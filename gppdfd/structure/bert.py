@@ -1,19 +1,53 @@
 """BERT and the encoders that share its module names (MiniLM and TinyBERT are BERT; RoBERTa, XLM-RoBERTa, ELECTRA)."""
 
-from typing import Any, ClassVar
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from gppdfd.structure.base import Adapter, Layer, Structure
+from gppdfd.errors import UsageError
+from gppdfd.structure.base import Adapter, Heads, Layer, Place, Site, Structure
+from gppdfd.structure.passing import PassOn
+from gppdfd.tasks.base import Batch
+
+LAYERS: Mapping[str, Site] = {
+    r"attention\.self\.query$": Site("query", "hidden"),
+    r"attention\.self\.key$": Site("key", "hidden"),
+    r"attention\.self\.value$": Site("value", "hidden"),
+    r"attention\.output\.dense$": Site("attention", "context"),
+    r"intermediate\.dense$": Site("up", "hidden"),
+    r"layer\.\d+\.output\.dense$": Site("ffn", "activation"),
+    r"layer\.\d+\.(attention\.)?output\.LayerNorm$": Site("norm"),
+}
+EMBEDDINGS: Mapping[str, Site] = {
+    r"[:.]embeddings\.(word|position|token_type)_embeddings$": Site("embedding"),
+    r"[:.]embeddings\.LayerNorm$": Site("norm"),
+}
+READERS: Mapping[str, Site] = {
+    r"ForTokenClassification:classifier$": Site(None, "hidden"),
+    r":qa_outputs$": Site(None, "hidden"),
+}
 
 
 class BertAdapter(Adapter):
     """Layout of `BertModel` in transformers 5."""
 
-    model_types: ClassVar[frozenset[str]] = frozenset({"bert", "roberta", "xlm-roberta", "electra"})
+    model_types: ClassVar[frozenset[str]] = frozenset({"bert"})
+    sentence: ClassVar[Literal["pooler", "first", "last"]] = "pooler"
+    sites: ClassVar[Mapping[str, Site]] = {
+        **LAYERS,
+        **EMBEDDINGS,
+        **READERS,
+        r"pooler\.dense$": Site(None, "hidden"),
+        r":cls\.predictions\.transform\.dense$": Site(None, "hidden"),
+    }
 
     def structure(self, config: PretrainedConfig) -> Structure:
+        if config.is_decoder or config.add_cross_attention:
+            raise UsageError(f"a {config.model_type} decoder is not supported: set is_decoder to false in its config")
         return Structure(
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
@@ -23,25 +57,68 @@ class BertAdapter(Adapter):
         )
 
     def layers(self, model: nn.Module) -> list[Layer]:
-        return [self._layer(block) for block in model.base_model.encoder.layer]  # type: ignore[union-attr]
+        blocks: Any = model.base_model.encoder.layer  # type: ignore[union-attr]
+        return [Layer(block, _norm(block.attention), _norm(block)) for block in blocks]
 
-    def _layer(self, block: Any) -> Layer:
+    def embeddings(self, model: nn.Module) -> nn.Module:
+        return model.base_model.embeddings  # type: ignore[union-attr,return-value]
+
+    def inputs(self, batch: Batch) -> Mapping[str, torch.Tensor]:
+        return {**super().inputs(batch), "token_type_ids": batch.token_type_ids}
+
+    def set_heads(self, block: Any, heads: Heads) -> None:
         attention = block.attention.self
-        return Layer(
-            block=block,
-            query=attention.query,
-            key=attention.key,
-            value=attention.value,
-            attention_output=block.attention.output.dense,
-            ffn_up=block.intermediate.dense,
-            ffn_down=block.output.dense,
-        )
+        attention.num_attention_heads, attention.attention_head_size = len(heads), heads.width
+        attention.all_head_size = len(heads) * heads.width
+
+    def remove_attention(self, block: Any) -> None:
+        block.attention = PassOn(outputs=2)
+
+    def remove_ffn(self, block: Any) -> None:
+        block.intermediate, block.output = nn.Identity(), PassOn()
+
+
+class RobertaAdapter(BertAdapter):
+    """BERT without a pooler in its classifier: a dense layer on the first token."""
+
+    model_types: ClassVar[frozenset[str]] = frozenset({"roberta", "xlm-roberta"})
+    sentence: ClassVar[Literal["pooler", "first", "last"]] = "first"
+    sites: ClassVar[Mapping[str, Site]] = {
+        **LAYERS,
+        **EMBEDDINGS,
+        **READERS,
+        r"pooler\.dense$": Site(None, "hidden"),
+        r"ForSequenceClassification:classifier\.dense$": Site(None, "hidden"),
+        r":lm_head\.dense$": Site(None, "hidden"),
+    }
+
+
+class ElectraAdapter(BertAdapter):
+    """BERT whose embeddings may be narrower than its layers; then a map of their own widens them."""
+
+    model_types: ClassVar[frozenset[str]] = frozenset({"electra"})
+    sentence: ClassVar[Literal["pooler", "first", "last"]] = "first"
+    sites: ClassVar[Mapping[str, Site]] = {
+        **LAYERS,
+        **EMBEDDINGS,
+        **READERS,
+        r"[:.]embeddings_project$": Site("embedding"),
+        r"ForSequenceClassification:classifier\.dense$": Site(None, "hidden"),
+        r":generator_predictions\.dense$": Site(None, "hidden"),
+    }
 
     def embeddings(self, model: nn.Module) -> nn.Module:
         base: Any = model.base_model
-        # ELECTRA maps narrow embeddings to the hidden size in a module of its own.
         return getattr(base, "embeddings_project", base.embeddings)
 
-    def embedding_parameters(self, model: nn.Module) -> int:
-        base: Any = model.base_model
-        return sum(parameter.numel() for parameter in base.embeddings.parameters())
+    def places(self, model: nn.Module) -> Iterator[Place]:
+        """Where a map widens the embeddings, these have no hidden dims themselves."""
+        widened = hasattr(model.base_model, "embeddings_project")
+        for place in super().places(model):
+            if not (widened and re.search(r"(^|\.)embeddings\.", place.path)):
+                yield place
+
+
+def _norm(part: Any) -> nn.Module | None:
+    """LayerNorm after a sublayer; None where the sublayer has been removed."""
+    return getattr(part.output, "LayerNorm", None) if hasattr(part, "output") else None

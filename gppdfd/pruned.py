@@ -1,0 +1,174 @@
+"""Extracted models as classes of their own, which load like any other model.
+
+For every dense class that an adapter knows, such as `BertForSequenceClassification`, there is a `Pruned` one, built by
+the dense class's own code and cut down to what `pruned_structure` in its config says. Its config class has the
+`model_type` of the dense one with `pruned-` before it, so that transformers' Auto classes find it once `gppdfd` has been
+imported, and refuse the folder by name when it has not.
+"""
+
+import shutil
+from functools import cache
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from gppdfd.errors import DataError
+from gppdfd.quiet import quiet
+from gppdfd.shrink import shrink
+from gppdfd.structure import ADAPTERS, PREFIX, Keep, adapter_for, structure_of
+from gppdfd.structure.kept import describe, read
+
+FIELD = "pruned_structure"
+
+
+class PrunedModel:
+    """What all pruned classes add to their dense class; it comes first among their bases."""
+
+    def __init__(self, config: PretrainedConfig, *inputs: Any, **settings: Any) -> None:
+        super().__init__(config, *inputs, **settings)  # type: ignore[call-arg]
+        model: Any = self
+        with torch.device("cpu"):  # the keep is data, also while transformers builds the model without memory
+            shrink(model, kept(model))
+
+    @classmethod
+    def from_pretrained(cls, name: Any, *inputs: Any, output_loading_info: bool = False, **settings: Any) -> Any:
+        """As in transformers, but weights that are missing inside the encoder are an error, not a random draw.
+
+        Raises:
+            DataError: a weight of the encoder is missing, or weights do not fit the structure in config.json.
+        """
+        parent: Any = super()
+        try:
+            model, info = parent.from_pretrained(name, *inputs, output_loading_info=True, **settings)
+        except RuntimeError as error:
+            raise DataError(f"{name}: weights do not fit the structure in config.json: {error}") from error
+        inside = f"{model.base_model_prefix}."
+        missing = [key for key in info["missing_keys"] if key.startswith(inside) or model.base_model is model]
+        if missing:
+            raise DataError(f"{name}: {len(missing)} weights are missing, among them {min(missing)}")
+        return (model, info) if output_loading_info else model
+
+
+def pruned_config(config: PretrainedConfig, keep: Keep) -> PretrainedConfig:
+    """Config of a dense model (or of a pruned one) with the structure that `keep` leaves."""
+    values = {**config.to_dict(), FIELD: describe(adapter_for(config).structure(config), keep)}
+    values.pop("model_type", None)
+    pruned = config_class(config.model_type.removeprefix(PREFIX))(**values)
+    pruned._attn_implementation = config._attn_implementation
+    return pruned
+
+
+def kept(model: PreTrainedModel) -> Keep:
+    """The keep of an extracted model, with all kinds; of FFN dims only the number is true.
+
+    Raises:
+        DataError: its config does not say it, or wrongly.
+    """
+    return read(getattr(model.config, FIELD, None), structure_of(model), model.config.name_or_path or "config")
+
+
+@cache
+def config_class(model_type: str) -> type[PretrainedConfig]:
+    """Pruned config class for the `model_type` of a dense one."""
+    dense = CONFIG_MAPPING[model_type]
+    return _derived(dense, (dense,), {"model_type": PREFIX + model_type})
+
+
+@cache
+def pruned_class(dense: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """Pruned class for a dense model class; a pruned class is its own."""
+    if issubclass(dense, PrunedModel):
+        return dense
+    config: Any = dense.config_class
+    return _derived(dense, (PrunedModel, dense), {"config_class": config_class(config.model_type)})
+
+
+def register() -> None:
+    """Make transformers' Auto classes know the pruned classes; done when this module is imported."""
+    for model_type in sorted(model_type for adapter in ADAPTERS for model_type in adapter.model_types):
+        AutoConfig.register(PREFIX + model_type, config_class(model_type), exist_ok=True)
+        for dense, auto in dense_classes(model_type).items():
+            auto.register(config_class(model_type), pruned_class(dense), exist_ok=True)
+
+
+@cache
+def dense_classes(model_type: str) -> dict[type[PreTrainedModel], Any]:
+    """Model classes that can be extracted, each with the Auto class that loads it: the bare encoder and its heads."""
+    config = CONFIG_MAPPING[model_type]
+    autos = [getattr(transformers, f"AutoModelFor{task}") for task in adapter_for(config()).tasks]
+    return {auto._model_mapping[config]: auto for auto in (AutoModel, *autos)}
+
+
+def save(model: PreTrainedModel, folder: Path, tokenizer: Any = None) -> None:
+    """Write `model` (safetensors, config with its structure) into `folder`, whole or not at all."""
+    temporary = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.tmp")
+    try:
+        with quiet():
+            model.save_pretrained(temporary)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_pruned(folder: Path | str) -> PreTrainedModel:
+    """Model written by `save`, pruned or dense, with the head that it was saved with, in evaluation mode.
+
+    Raises:
+        DataError: a file is missing or damaged, or weights and structure do not fit together.
+    """
+    folder = Path(folder)
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise DataError(f"{folder} is no saved model: {name} is missing")
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(folder)
+            model, info = _class_of(config, folder).from_pretrained(folder, output_loading_info=True)
+    except DataError as error:
+        raise DataError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from None
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(f"{folder} cannot be read as a model: {reason}") from error
+    _check_complete(folder, info)
+    return model.eval()
+
+
+def _class_of(config: PretrainedConfig, folder: Path) -> type[PreTrainedModel]:
+    """Class that config.json names."""
+    pruned = config.model_type.startswith(PREFIX)
+    if not pruned and hasattr(config, FIELD):
+        raise DataError(f"{folder}: {FIELD} in config.json needs model_type {PREFIX}{config.model_type}")
+    name = (config.architectures or [""])[0]
+    dense = getattr(transformers, name.removeprefix("Pruned"), None)
+    if not (isinstance(dense, type) and issubclass(dense, PreTrainedModel)):
+        raise DataError(f"{folder}: config.json names the unknown architecture {name!r}")
+    return pruned_class(dense) if pruned else dense
+
+
+def _check_complete(folder: Path, info: dict[str, Any]) -> None:
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        keys = sorted(map(str, info[what]))
+        if keys:
+            raise DataError(
+                f"{folder}: model.safetensors has {len(keys)} {what.replace('_', ' ')}, among them {keys[0]}"
+            )
+
+
+def _derived(dense: type, bases: tuple[type, ...], members: dict[str, Any]) -> Any:
+    """Class `Pruned<dense>` in this module, where it can be found by name."""
+    name = f"Pruned{dense.__name__}"
+    cls = type(name, bases, {**members, "__module__": __name__, "__doc__": f"Extracted `{dense.__name__}`."})
+    globals()[name] = cls
+    return cls
+
+
+register()

@@ -1,0 +1,100 @@
+"""GPT-2: a causal decoder with LayerNorms before the sublayers and one fused map for queries, keys and values."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+
+from gppdfd.errors import UsageError
+from gppdfd.structure.base import Adapter, Heads, Layer, Site, Structure
+from gppdfd.structure.passing import AddNothing
+
+
+class GPT2Adapter(Adapter):
+    """Layout of `GPT2Model` in transformers 5."""
+
+    model_types: ClassVar[frozenset[str]] = frozenset({"gpt2"})
+    tasks: ClassVar[tuple[str, ...]] = (
+        "SequenceClassification",
+        "TokenClassification",
+        "QuestionAnswering",
+        "CausalLM",
+    )
+    sentence: ClassVar[Literal["pooler", "first", "last"]] = "last"
+    sites: ClassVar[Mapping[str, Site]] = {
+        r"[:.](wte|wpe)$": Site("embedding"),
+        r"[:.]ln_(1|2|f)$": Site("norm"),
+        r"attn\.c_attn$": Site("query_key_value", "hidden"),
+        r"attn\.c_proj$": Site("attention", "context"),
+        r"mlp\.c_fc$": Site("up", "hidden"),
+        r"mlp\.c_proj$": Site("ffn", "activation"),
+        r"ForSequenceClassification:score$": Site(None, "hidden"),
+        r"ForTokenClassification:classifier$": Site(None, "hidden"),
+        r":qa_outputs$": Site(None, "hidden"),
+        r":lm_head$": Site(None, "hidden"),
+    }
+
+    def structure(self, config: PretrainedConfig) -> Structure:
+        if config.add_cross_attention:
+            raise UsageError(
+                "GPT-2 with cross-attention is not supported: set add_cross_attention to false in its config"
+            )
+        return Structure(
+            layers=config.n_layer,
+            hidden=config.n_embd,
+            heads=config.n_head,
+            head_size=config.n_embd // config.n_head,
+            intermediate=config.n_inner or 4 * config.n_embd,
+        )
+
+    def layers(self, model: nn.Module) -> list[Layer]:
+        return [Layer(block, None, None) for block in model.base_model.h]  # type: ignore[union-attr]
+
+    def embeddings(self, model: nn.Module) -> nn.Module:
+        return model.base_model.drop  # type: ignore[union-attr,return-value]
+
+    def embedding_modules(self, model: nn.Module) -> tuple[nn.Module, ...]:
+        base: Any = model.base_model
+        return base.wte, base.wpe
+
+    def set_heads(self, block: Any, heads: Heads) -> None:
+        attention = block.attn
+        attention.num_heads, attention.head_dim = len(heads), heads.width
+        attention.split_size = len(heads) * heads.width
+        if not heads:
+            block.attn = NoHeads(attention)
+
+    def remove_attention(self, block: Any) -> None:
+        block.attn, block.ln_1 = NothingToAttend(block.attn.layer_idx), nn.Identity()
+
+    def remove_ffn(self, block: Any) -> None:
+        block.mlp, block.ln_2 = AddNothing(), nn.Identity()
+
+
+class NothingToAttend(AddNothing):
+    """In the place of a removed attention sublayer: counts the tokens in the cache, whose length generation reads."""
+
+    def __init__(self, layer_index: int) -> None:
+        super().__init__(outputs=2)
+        self.layer_index = layer_index
+
+    def forward(self, hidden_states: torch.Tensor, past_key_values: Any = None, **kwargs: Any) -> Any:
+        if past_key_values is not None:
+            batch, tokens, _ = hidden_states.shape
+            nothing = hidden_states.new_zeros(batch, 1, tokens, 1)
+            past_key_values.update(nothing, nothing, self.layer_index)
+        return super().forward(hidden_states)
+
+
+class NoHeads(NothingToAttend):
+    """An attention sublayer that lost all its heads: what it adds is its output bias."""
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__(attention.layer_idx)
+        self.c_attn, self.c_proj, self.resid_dropout = attention.c_attn, attention.c_proj, attention.resid_dropout
+
+    def forward(self, hidden_states: torch.Tensor, past_key_values: Any = None, **kwargs: Any) -> Any:
+        super().forward(hidden_states, past_key_values)
+        return self.resid_dropout(self.c_proj(self.c_attn(hidden_states))), None

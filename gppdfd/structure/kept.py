@@ -1,0 +1,139 @@
+"""What is left of a pruned model, as its config.json says it."""
+
+from itertools import groupby
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+
+from gppdfd.errors import DataError
+from gppdfd.structure.base import Keep, Structure
+
+FORMAT = 2
+
+
+def write_ranges(indices: list[int]) -> str:
+    """Increasing indices as text: [0, 1, 2, 5] -> "0-2,5"."""
+    runs = [list(run) for _, run in groupby(enumerate(indices), lambda pair: pair[1] - pair[0])]
+    return ",".join(f"{run[0][1]}-{run[-1][1]}" if len(run) > 1 else str(run[0][1]) for run in runs)
+
+
+def read_ranges(text: Any) -> Any:
+    """Counterpart of `write_ranges`; `ValueError` for anything that it does not write."""
+    if not isinstance(text, str):
+        return text
+    indices: list[int] = []
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        indices.extend(range(int(first), int(last or first) + 1))
+    if write_ranges(indices) != text or indices != sorted(set(indices)):
+        raise ValueError(f"{text!r} is no list of increasing ranges such as '0-2,5'")
+    return indices
+
+
+Indices = Annotated[list[int], BeforeValidator(read_ranges), PlainSerializer(write_ranges)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class KeptAttention(_Part):
+    """Kept heads by original index and, for each of them, its kept `qk` and `vo` units; None: all."""
+
+    heads: Indices
+    qk: list[Indices] | None = None
+    vo: list[Indices] | None = None
+
+
+class KeptLayer(_Part):
+    """One layer: its attention and the number of its FFN dims; None where the sublayer has been removed."""
+
+    attention: KeptAttention | None
+    ffn: int | None
+
+
+class Kept(_Part):
+    """Structure of a pruned model; `hidden` None: all hidden dims."""
+
+    format: Literal[2] = FORMAT
+    hidden: Indices | None = None
+    layers: list[KeptLayer]
+
+
+def describe(structure: Structure, keep: Keep) -> dict[str, Any]:
+    """A keep as the plain data of config.json. Which FFN dims they were is not told: nothing depends on it."""
+    settled = structure.settled(keep)
+    layers = [_describe_layer(settled, layer) for layer in range(structure.layers)]
+    hidden = None if settled["hidden"].all() else _indices(settled["hidden"])
+    return Kept(hidden=hidden, layers=layers).model_dump(mode="json", exclude_none=False)
+
+
+def read(description: Any, structure: Structure, name: str) -> Keep:
+    """The keep that a description tells, with all kinds; of the FFN dims, the first ones are kept.
+
+    Raises:
+        DataError: it is of another version, damaged, or does not fit the model called `name`.
+    """
+    version = description.get("format") if isinstance(description, dict) else None
+    if version != FORMAT:
+        raise DataError(f"{name}: pruned_structure has format {version!r}; this version reads format {FORMAT}")
+    try:
+        kept = Kept.model_validate(description)
+        return structure.settled(_keep(kept, structure))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(f"{name}: pruned_structure in config.json is damaged at {where}: {first['msg']}") from None
+    except (IndexError, ValueError) as error:
+        raise DataError(f"{name}: pruned_structure in config.json does not fit the model: {error}") from None
+
+
+def _describe_layer(settled: Keep, layer: int) -> KeptLayer:
+    attention = _describe_attention(settled, layer) if settled["mha_layer"][layer] else None
+    ffn = int(settled["ffn"][layer].sum()) if settled["ffn_layer"][layer] else None
+    return KeptLayer(attention=attention, ffn=ffn)
+
+
+def _describe_attention(settled: Keep, layer: int) -> KeptAttention:
+    heads = settled["head"][layer]
+    dims = {kind: settled[kind][layer][heads] for kind in ("qk", "vo")}
+    lists = {kind: None if units.all() else [_indices(head) for head in units] for kind, units in dims.items()}
+    return KeptAttention(heads=_indices(heads), **lists)
+
+
+def _keep(kept: Kept, structure: Structure) -> Keep:
+    if len(kept.layers) != structure.layers:
+        raise ValueError(f"{len(kept.layers)} layers, the model has {structure.layers}")
+    keep = structure.keep_all(("head", "qk", "vo", "ffn", "hidden", "mha_layer", "ffn_layer"))
+    if kept.hidden is not None:
+        keep["hidden"] = _chosen(kept.hidden, structure.hidden)
+    for index, layer in enumerate(kept.layers):
+        keep["mha_layer"][index] = layer.attention is not None
+        keep["ffn_layer"][index] = layer.ffn is not None
+        if layer.attention is not None:
+            _read_attention(layer.attention, keep, index)
+        if layer.ffn is not None:
+            keep["ffn"][index] = _chosen(list(range(layer.ffn)), structure.intermediate)
+    return keep
+
+
+def _read_attention(attention: KeptAttention, keep: Keep, layer: int) -> None:
+    keep["head"][layer] = _chosen(attention.heads, keep["head"].shape[1])
+    for kind, lists in (("qk", attention.qk), ("vo", attention.vo)):
+        if lists is not None and len(lists) != len(attention.heads):
+            raise ValueError(f"layer {layer} has {len(attention.heads)} heads but {kind} dims of {len(lists)}")
+        for head, units in zip(attention.heads, lists or [], strict=False):
+            keep[kind][layer, head] = _chosen(units, keep[kind].shape[2])
+
+
+def _indices(units: torch.Tensor) -> list[int]:
+    return units.nonzero().flatten().tolist()
+
+
+def _chosen(indices: list[int], size: int) -> torch.Tensor:
+    if indices and not 0 <= indices[0] <= indices[-1] < size:
+        raise ValueError(f"units {write_ranges(indices)} of {size}")
+    chosen = torch.zeros(size, dtype=torch.bool)
+    chosen[indices] = True
+    return chosen
