@@ -20,7 +20,7 @@ _PLACES = {
     "save": "gppdfd.pruned",
     "structure_of": "gppdfd.structure",
 }
-__all__ = [*_PLACES, "__version__"]  # noqa: PLE0604
+__all__ = [*_PLACES, "__version__"]
 
 auto.register_when_imported()
 

@@ -38,7 +38,7 @@ def extract(model: PreTrainedModel, keep: Keep, masks: Masks | None = None) -> P
     config = pruned_config(model.config, keep)
     shared = {id(parameter): parameter for parameter in model.parameters()}
     small = deepcopy(model, {**shared, id(model.config): config})
-    small.__class__ = pruned_class(type(model))
+    small.__class__ = pruned_class(type(model))  # type: ignore[arg-type]
     shrink(small, keep, masks)
     _own_parameters(small, shared)
     _forget_broken_ties(small)

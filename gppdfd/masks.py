@@ -4,8 +4,8 @@ Where a mask multiplies (CoFi, arXiv 2204.00408, section 3; dims inside heads af
 
 * `head`, `vo`: the context before the attention output projection; `qk`: the queries; `ffn`: the activation before the
   down projection. These are inputs or outputs of a linear map, so hooks suffice, whatever attention implementation runs.
-* `mha_layer`, `ffn_layer`: the sublayer's output, bias included. At exactly 0 a LayerNorm that follows the sublayer in
-  the residual stream is skipped with it, as extraction will remove both.
+* `mha_layer`, `ffn_layer`: the sublayer's output, bias included. At exactly 0 a LayerNorm that follows the
+  sublayer in the residual stream is skipped with it, as extraction will remove both.
 * `hidden`: everything that writes to the residual stream (embeddings, sublayer outputs) and every LayerNorm's output;
   LayerNorms take their mean and variance over the dims that are not exactly 0.
 
@@ -62,7 +62,7 @@ class MaskedEncoder:
         values = (self.masks or {}).get(kind)
         return values if values is None or layer is None else values[layer]
 
-    def _context(self, layer: int) -> torch.Tensor | None:
+    def _context(self, layer: int | None) -> torch.Tensor | None:
         head, dims = self._mask("head", layer), self._mask("vo", layer)
         if head is None:
             return None if dims is None else dims.flatten()
@@ -70,19 +70,19 @@ class MaskedEncoder:
             return head.repeat_interleave(self._structure.head_size)
         return (head[:, None] * dims).flatten()
 
-    def _activation(self, layer: int) -> torch.Tensor | None:
+    def _activation(self, layer: int | None) -> torch.Tensor | None:
         return self._mask("ffn", layer)
 
-    def _query(self, layer: int) -> torch.Tensor | None:
+    def _query(self, layer: int | None) -> torch.Tensor | None:
         units = self._mask("qk", layer)
         # With rotary embeddings unit i is the pair of rows i and i + head_size / 2.
         return None if units is None else units.repeat(1, self._structure.pair).flatten()
 
-    def _query_key_value(self, layer: int) -> torch.Tensor | None:
+    def _query_key_value(self, layer: int | None) -> torch.Tensor | None:
         queries = self._query(layer)
         return None if queries is None else torch.cat([queries, queries.new_ones(2 * len(queries))])
 
-    def _sublayer(self, kind: str, layer: int) -> torch.Tensor | None:
+    def _sublayer(self, kind: str, layer: int | None) -> torch.Tensor | None:
         whole, hidden = self._mask(kind, layer), self._mask("hidden")
         if whole is None or hidden is None:
             return hidden if whole is None else whole

@@ -87,6 +87,8 @@ def load_encoder(name: str, spec: TaskSpec, seed: int, pretrained: bool = True) 
     if spec.labels:
         model.config.id2label = dict(enumerate(spec.labels))
         model.config.label2id = {label: index for index, label in enumerate(spec.labels)}
+    if model.config.pad_token_id is None:  # GPT-2; batches are padded with the same token (`Encoded.pad`)
+        model.config.pad_token_id = model.config.eos_token_id
     adapter_for(model)
     return model
 

@@ -19,8 +19,8 @@ class View:
 
     Attributes:
         logits: [batch, classes], or [batch, 1] for regression.
-        hidden_states: embedding output first, then one [batch, tokens, hidden] per original layer, a removed dim 0; empty
-            unless a distiller needs them.
+        hidden_states: embedding output first, then one [batch, tokens, hidden] per original layer, removed dims 0;
+            empty unless a distiller needs them.
         attention_mask: int64 [batch, tokens], 1 at real tokens.
     """
 

@@ -18,9 +18,12 @@ from gppdfd.pruned import load_pruned, save
 from gppdfd.structure import structure_of
 from gppdfd.training import Hooks, Trained, Trainer, TrainingConfig
 from gppdfd.views import Observed
-from tests.tiny import tiny_data, tiny_model
+from tests.tiny import MODEL_TYPES, tiny_data, tiny_model
 
 PAIRS = [f"{pruner}+{distiller}" for pruner in sorted(pruners()) for distiller in sorted(distillers())]
+ELSEWHERE = [f"{name}+logits" for name in sorted(pruners())] + [f"magnitude+{name}" for name in sorted(distillers())]
+"""What is tried on architectures other than BERT."""
+
 SETTINGS = TrainingConfig(batch_size=8, learning_rate=1e-3, search_epochs=2, recovery_epochs=2)
 
 
@@ -39,19 +42,21 @@ def reachable_target(pruner: str) -> Target:
     return next(t for t in map(Target, (0.9, 0.5, 0.0)) if chosen.unreachable(structure, t) is None)
 
 
-def train(pair: str, labels: int = 3, seed: int = 1, config: TrainingConfig = SETTINGS) -> Outcome:
+def train(
+    pair: str, labels: int = 3, seed: int = 1, config: TrainingConfig = SETTINGS, model_type: str = "bert"
+) -> Outcome:
     method = parse_method(pair)
     pruner, distiller = method.build()
     history: list[dict] = []
     target = reachable_target(pair.split("+")[0])
-    student = tiny_model(labels=labels)
+    student = tiny_model(model_type, labels)
     trainer = Trainer(
         student,
         pruner,
         distiller,
         tiny_data(labels=labels),
         config,
-        teacher=tiny_model(labels=labels, seed=9),
+        teacher=tiny_model(model_type, labels, seed=9),
         target=target,
         seed=seed,
         regression=labels == 1,
@@ -90,6 +95,22 @@ def test_real_parameters_equal_the_budget(pair: str) -> None:
     dense = sum(parameter.numel() for parameter in tiny_model().parameters())
     small = sum(parameter.numel() for parameter in result.trained.model.parameters())
     assert dense - small == prunable(structure) - parameters(structure, result.trained.keep)
+
+
+@pytest.mark.parametrize("pair", ELSEWHERE)
+@pytest.mark.parametrize("model_type", [name for name in MODEL_TYPES if name != "bert"])
+def test_every_method_prunes_every_architecture(model_type: str, pair: str) -> None:
+    """Search, extraction, recovery; the small model has as many parameters less as the budget says."""
+    short = SETTINGS.model_copy(update={"search_epochs": 1, "recovery_epochs": 0.4})
+    result = train(pair, config=short, model_type=model_type)
+    structure, keep = structure_of(result.dense), result.trained.keep
+    missing = result.target.budget(structure) - parameters(structure, keep)
+    assert 0 <= missing < (3 if structure.gated else 2) * structure.hidden + 2
+    assert (result.trained.agreement or 0) < 1e-5
+    dense, small = (
+        sum(p.numel() for p in model.parameters()) for model in (tiny_model(model_type), result.trained.model)
+    )
+    assert dense - small == prunable(structure) - parameters(structure, keep)
 
 
 @pytest.mark.parametrize("pair", PAIRS)

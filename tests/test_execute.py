@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from gppdfd.errors import DataError, UsageError
-from gppdfd.pruned import load_pruned
 from gppdfd.models import load_encoder, load_structure, model_content
+from gppdfd.pruned import load_pruned
 from gppdfd.tasks import task_spec
 from gppdfd.training import TrainingConfig
 from suites.config import DataConfig, RunConfig

@@ -216,7 +216,7 @@ def test_unknown_heads_are_refused_with_the_list() -> None:
     from transformers import BertForMultipleChoice
 
     model = BertForMultipleChoice(tiny_model().config)
-    with pytest.raises(UsageError, match="BertForMultipleChoice cannot be extracted.*BertForSequenceClassification"):
+    with pytest.raises(UsageError, match=r"BertForMultipleChoice cannot be extracted.*BertForSequenceClassification"):
         extract(model, random_keep(model))
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, Va
 from gppdfd.errors import DataError
 from gppdfd.structure.base import Keep, Structure
 
-FORMAT = 2
+FORMAT: Literal[2] = 2
 
 
 def write_ranges(indices: list[int]) -> str:
@@ -56,7 +56,7 @@ class KeptLayer(_Part):
 class Kept(_Part):
     """Structure of a pruned model; `hidden` None: all hidden dims."""
 
-    format: Literal[2] = FORMAT
+    format: Literal[2] = 2
     hidden: Indices | None = None
     layers: list[KeptLayer]
 

@@ -52,7 +52,7 @@ class PairsAttention(ModernBertAttention):
 
 
 def rotary_places(heads: Heads) -> torch.Tensor:
-    """Which angle each padded dim of each head turns by: int64 [heads, width], first halves of the pairs, then second."""
+    """Angle that each padded dim of each head turns by: int64 [heads, width], the pairs' halves one after the other."""
     half = heads.width // 2
     padded = [[*units, *[0] * (half - len(units))] for units in heads.units]
     return torch.tensor(padded, dtype=torch.long).view(len(heads), half).repeat(1, 2)
