@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 import torch
 
-from gppdfd.structure import KINDS, Keep, Masks, Structure
+from gppdfd.structure import KINDS, WEIGHT, Keep, Masks, Structure
 
 Count = Literal["to_target", "published"]
 MULTIPLE = 8
@@ -91,8 +91,11 @@ class Target:
 def expected_parameters(structure: Structure, masks: Masks) -> torch.Tensor:
     """Expected prunable parameters of independent keep-probabilities; a scalar, differentiable in all of them.
 
-    A head's queries and keys count while the head has any value dim: without one it computes nothing.
+    A head's queries and keys count while the head has any value dim: without one it computes nothing. Of single weights
+    (kind `weight`) those that are not zero count, with all biases.
     """
+    if WEIGHT in masks:
+        return masks[WEIGHT].sum() + (prunable(structure) - structure.weights)
     sizes = _Sizes(structure, masks)
     hidden, biases = sizes.hidden, structure
     queries = 2 * sizes.qk * (hidden + biases.qkv_bias)
@@ -112,15 +115,25 @@ def expected_flops(structure: Structure, masks: Masks, tokens: int) -> torch.Ten
 
 
 def parameters(structure: Structure, keep: Keep) -> int:
-    """Weights and biases of the attention and FFN maps that `keep` leaves: what the extracted model holds."""
+    """Weights and biases of the attention and FFN maps that `keep` leaves: what the extracted model holds.
+
+    Raises:
+        ValueError: single weights and units are pruned together.
+    """
+    if WEIGHT in keep:
+        _check_alone(keep)
+        return int(keep[WEIGHT].sum()) + prunable(structure) - structure.weights
     return round(float(expected_parameters(structure, _exact(structure, keep))))
 
 
 def forward_flops(structure: Structure, keep: Keep, tokens: int) -> int:
     """FLOPs of the extracted layers' matrix products on one sequence, padding of unequal heads included.
 
-    Equal to what `torch.utils.flop_counter` counts for the layers under eager attention.
+    Equal to what `torch.utils.flop_counter` counts for the layers under eager attention. Zeros among single weights
+    save none.
     """
+    if WEIGHT in keep:
+        return forward_flops(structure, {}, tokens)
     settled = structure.settled(keep)
     padded = 2 * settled["head"].sum(-1) * attention_width(structure, settled)
     return round(float(_flops(structure, _exact(structure, keep), tokens, lambda sizes: padded)))
@@ -227,6 +240,12 @@ def _flops(
     attention = 2 * sizes.hidden * (sizes.qk + sizes.vo) + tokens * product_dims(sizes)
     ffn = (3 if structure.gated else 2) * sizes.hidden * sizes.ffn
     return 2 * tokens * (sizes.mha_layer * attention + sizes.ffn_layer * ffn).sum()
+
+
+def _check_alone(keep: Keep) -> None:
+    others = [kind for kind, units in keep.items() if kind != WEIGHT and not units.all()]
+    if others:
+        raise ValueError(f"single weights cannot be pruned together with units of kind {', '.join(others)}")
 
 
 def _exact(structure: Structure, keep: Keep) -> Masks:

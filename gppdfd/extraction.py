@@ -15,7 +15,7 @@ from gppdfd.errors import UsageError
 from gppdfd.masks import masked
 from gppdfd.pruned import PrunedModel, dense_classes, pruned_class, pruned_config
 from gppdfd.shrink import shrink
-from gppdfd.structure import Keep, Masks
+from gppdfd.structure import WEIGHT, Keep, Masks, adapter_for
 from gppdfd.tasks.base import Batch
 from gppdfd.views import Observed
 
@@ -28,12 +28,15 @@ def extract(model: PreTrainedModel, keep: Keep, masks: Masks | None = None) -> P
     Args:
         model: dense encoder without hooks; it is not changed.
         keep: bool tensors by kind, in the shapes of `Structure.shape`; a missing kind is kept whole.
+            With `weight` among them the copy is no smaller: the weights that go are zeros.
         masks: soft masks that were in the forward pass; folded into the weights, so that the small model computes what
             the masked one did. A unit whose mask is exactly 0 must not be in `keep`.
 
     Raises:
         UsageError: `model` is extracted already, or no adapter knows its class.
     """
+    if WEIGHT in keep:
+        return _zeroed(model, keep[WEIGHT])
     _check(model, keep)
     config = pruned_config(model.config, keep)
     shared = {id(parameter): parameter for parameter in model.parameters()}
@@ -62,6 +65,16 @@ def disagreement(
     found = [_logits(small, batch) for batch in batches]
     scale = max(1.0, max(float(logits.abs().max()) for logits in expected))
     return max(float((a - b).abs().max()) for a, b in zip(expected, found, strict=True)) / scale
+
+
+def _zeroed(model: PreTrainedModel, kept: torch.Tensor) -> PreTrainedModel:
+    sparse = deepcopy(model)
+    weights = [place.module.weight for place in adapter_for(sparse).maps(sparse)]
+    parts = kept.split([weight.numel() for weight in weights])
+    with torch.no_grad():
+        for weight, part in zip(weights, parts, strict=True):
+            weight.mul_(part.view_as(weight).to(weight))
+    return sparse
 
 
 def _check(model: PreTrainedModel, keep: Keep) -> None:

@@ -3,11 +3,13 @@
 Where a mask multiplies (CoFi, arXiv 2204.00408, section 3; dims inside heads after GRAIN, 2210.06659):
 
 * `head`, `vo`: the context before the attention output projection; `qk`: the queries; `ffn`: the activation before the
-  down projection. These are inputs or outputs of a linear map, so hooks suffice, whatever attention implementation runs.
+  down projection. These are inputs or outputs of linear maps, so hooks suffice, whatever attention implementation runs.
 * `mha_layer`, `ffn_layer`: the sublayer's output, bias included. At exactly 0 a LayerNorm that follows the
   sublayer in the residual stream is skipped with it, as extraction will remove both.
 * `hidden`: everything that writes to the residual stream (embeddings, sublayer outputs) and every LayerNorm's output;
   LayerNorms take their mean and variance over the dims that are not exactly 0.
+
+* `weight`: single weights of the attention and FFN maps, one flat tensor in the order of `Adapter.maps`.
 
 A sublayer whose inner masks are all 0 is emptied, not removed: its output bias and LayerNorm stay.
 """
@@ -19,8 +21,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
+from torch.utils.hooks import RemovableHandle
 
-from gppdfd.structure import Layer, Masks, Place, adapter_for
+from gppdfd.structure import WEIGHT, Keep, Layer, Masks, Place, adapter_for
 
 
 class MaskedEncoder:
@@ -28,7 +32,8 @@ class MaskedEncoder:
 
     def __init__(self, model: nn.Module) -> None:
         adapter = adapter_for(model)
-        self.masks: Masks | None = None
+        self._model, self._weights = model, _Weights()
+        self._masks: Masks | None = None
         self._structure = adapter.structure(model.config)
         layers = adapter.layers(model)
         self._handles = [handle for place in adapter.places(model) for handle in self._hook(place, layers)]
@@ -37,6 +42,19 @@ class MaskedEncoder:
         """Take the hooks out again; the model is as it was."""
         for handle in self._handles:
             handle.remove()
+        self._weights.remove()
+
+    @property
+    def masks(self) -> Masks | None:
+        return self._masks
+
+    @masks.setter
+    def masks(self, masks: Masks | None) -> None:
+        self._masks = masks
+        if masks and WEIGHT in masks:
+            self._weights.set(self._model, masks[WEIGHT])
+        else:
+            self._weights.remove()
 
     def _hook(self, place: Place, layers: list[Layer]) -> Iterator[Any]:
         if place.site.inputs in ("context", "activation"):
@@ -100,6 +118,48 @@ class MaskedEncoder:
             return output if whole is None else torch.where(whole == 0, inputs[0], output)
 
         return hook
+
+
+class _Weights:
+    """Masks of single weights, as parametrisations of their modules; none until one is set."""
+
+    def __init__(self) -> None:
+        self._places: list[Place] = []
+
+    def set(self, model: nn.Module, mask: torch.Tensor) -> None:
+        if not self._places:
+            self._places = adapter_for(model).maps(model)
+            for place in self._places:
+                register_parametrization(place.module, "weight", _Times(), unsafe=True)
+        lists = [place.module.parametrizations.weight for place in self._places]
+        parts = mask.split([weight.original.numel() for weight in lists])
+        for weight, part in zip(lists, parts, strict=True):
+            weight[0].mask = part.view_as(weight.original)
+
+    def remove(self) -> None:
+        for place in self._places:
+            remove_parametrizations(place.module, "weight", leave_parametrized=False)
+        self._places = []
+
+
+def hold_zeros(model: nn.Module, keep: Keep) -> list[RemovableHandle]:
+    """Take the gradient from single weights that `keep` removed, so that an optimiser without momentum of them leaves
+    them at 0; nothing to do for structured kinds. Removing the handles gives it back."""
+    if WEIGHT not in keep:
+        return []
+    weights = [place.module.weight for place in adapter_for(model).maps(model)]
+    parts = keep[WEIGHT].split([weight.numel() for weight in weights])
+    return [weight.register_hook(partial(torch.mul, part.view_as(weight).to(weight))) for weight, part in
+            zip(weights, parts, strict=True)]  # fmt: skip
+
+
+class _Times(nn.Module):
+    """Parametrisation that multiplies a weight by a mask of its shape."""
+
+    mask: torch.Tensor
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight * self.mask if hasattr(self, "mask") else weight
 
 
 def masked_layer_norm(norm: Any, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

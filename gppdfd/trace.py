@@ -27,7 +27,8 @@ class IndicatorTrace:
         for kind, values in masks.items():
             units = self._units(kind, values)
             sampled = values.detach().flatten()[units.to(values.device)].tolist()
-            width = values.shape[-1]
+            layered = values.shape[0] == self._structure.layers
+            width = values[0].numel() if layered else values.numel()  # units per layer
             self.rows += [
                 (step, kind, unit // width, unit % width, value)
                 for unit, value in zip(units.tolist(), sampled, strict=True)

@@ -26,10 +26,10 @@ from gppdfd.budget import Target
 from gppdfd.errors import DataError, UsageError
 from gppdfd.extraction import disagreement, extract
 from gppdfd.interface import Distiller, Losses, Pruner, Setting
-from gppdfd.masks import MaskedEncoder
+from gppdfd.masks import MaskedEncoder, hold_zeros
 from gppdfd.seeds import derive_seed, generator
 from gppdfd.shrink import Cuts, parameter_cuts
-from gppdfd.structure import Keep, Masks, structure_of
+from gppdfd.structure import WEIGHT, Keep, Masks, structure_of
 from gppdfd.tasks.base import Batch
 from gppdfd.tasks.encoding import Encoded, epoch_batches, ordered_batches
 from gppdfd.teacher import cached_views
@@ -192,7 +192,7 @@ class Trainer:
         with self._timed("extraction"):
             self._extract(keep)
         with self._timed("recovery"):
-            selected = self._recover()
+            selected = self._recover(keep)
         return Trained(
             self.model, keep, self.phases, selected, self.agreement, self.seconds, self.distiller.notes(), trace
         )
@@ -235,7 +235,8 @@ class Trainer:
 
     def _restart_or_continue(self, small: PreTrainedModel, keep: Keep) -> None:
         how = self.config.at_extraction or self.pruner.at_extraction
-        if how == "restart" or not self.phases.search:
+        # Moments of single weights that are gone must not move them again: their optimiser always starts anew.
+        if how == "restart" or not self.phases.search or WEIGHT in keep:
             self.model = small
             self._set_optimizer(self.phases.recovery if self.phases.search else self.phases.total)
             return
@@ -248,8 +249,9 @@ class Trainer:
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
             group["lr"] = rate
 
-    def _recover(self) -> int:
+    def _recover(self, keep: Keep) -> int:
         view = Observed(self.model, self.distiller.needs)
+        held = hold_zeros(self.model, keep)
         best = Best(self.hooks.select)
         per_epoch = math.ceil(len(self.train) / self.config.batch_size)
         self.model.train()
@@ -259,6 +261,8 @@ class Trainer:
                 best.offer(self.step, self.model, self._evaluate())
                 self.model.train()
         view.remove()
+        for handle in held:
+            handle.remove()
         self._log.flush("recovery", self.step, self._rate)
         return best.restore(self.model) or self.step
 

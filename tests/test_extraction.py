@@ -12,8 +12,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from gppdfd.budget import parameters
 from gppdfd.errors import UsageError
 from gppdfd.extraction import disagreement, extract
-from gppdfd.masks import MaskedEncoder, masked, masked_layer_norm
-from gppdfd.structure import KINDS, Keep, Masks, adapter_for, structure_of
+from gppdfd.masks import MaskedEncoder, hold_zeros, masked, masked_layer_norm
+from gppdfd.structure import KINDS, WEIGHT, Keep, Masks, adapter_for, structure_of
 from gppdfd.structure.norms import unit_norms
 from gppdfd.views import Observed
 from tests.tiny import MODEL_TYPES, keeps, main_output, random_keep, tiny_data, tiny_inputs, tiny_model
@@ -249,3 +249,67 @@ def test_unit_norms_are_those_of_what_extraction_removes(model_type: str) -> Non
             for net in (model, extract(model, keep))
         ]
         assert float(norms[kind][unit]) == pytest.approx((matrices[0] - matrices[1]) ** 0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_masks_of_single_weights(model_type: str) -> None:
+    """Masked, zeroed and counted alike; the mask gets the gradient w * dL/dw, and the model is given back whole."""
+    model = tiny_model(model_type).double().eval()
+    structure, batch = structure_of(model), tiny_data().batch(torch.arange(6))
+    names = set(model.state_dict())
+    keep = {WEIGHT: torch.rand(structure.shape(WEIGHT)) < 0.3}
+    mask = keep[WEIGHT].double().requires_grad_()
+    with masked(model, {WEIGHT: mask}):
+        expected = Observed(model)(batch).logits
+        expected.square().sum().backward()
+    small = extract(model, keep)
+    torch.testing.assert_close(Observed(small)(batch).logits, expected, rtol=0, atol=1e-12)
+    assert set(model.state_dict()) == set(small.state_dict()) == names
+    maps = [weight for place in adapter_for(small).maps(small) for weight in place.module.parameters()]
+    assert sum(int(weight.count_nonzero()) for weight in maps) == parameters(structure, keep)
+    kept = small.get_parameter(f"{adapter_for(small).maps(small)[0].path}.weight")
+    Observed(small)(batch).logits.square().sum().backward()
+    found = mask.grad[: kept.numel()].view_as(kept)[kept != 0]
+    torch.testing.assert_close(found, (kept * kept.grad)[kept != 0])
+
+
+def test_zeros_stay_zeros_in_training() -> None:
+    model = tiny_model()
+    keep = {WEIGHT: torch.rand(structure_of(model).shape(WEIGHT)) < 0.3}
+    small = extract(model, keep)
+    optimizer = torch.optim.AdamW(small.parameters(), lr=0.1)
+    handles = hold_zeros(small, keep)
+    for _ in range(3):
+        Observed(small)(tiny_data().batch(torch.arange(6))).logits.square().sum().backward()
+        optimizer.step()
+    weights = torch.cat([place.module.weight.flatten() for place in adapter_for(small).maps(small)])
+    assert not weights[~keep[WEIGHT]].any()
+    assert weights[keep[WEIGHT]].all()
+    for handle in handles:
+        handle.remove()
+
+
+def test_single_weights_and_units_are_not_pruned_together() -> None:
+    structure = structure_of(tiny_model())
+    keep = {WEIGHT: torch.ones(structure.shape(WEIGHT), dtype=torch.bool)}
+    with pytest.raises(ValueError, match="together with units of kind head"):
+        parameters(structure, {**keep, "head": torch.zeros(structure.shape("head"), dtype=torch.bool)})
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_the_adapter_names_what_a_classifier_reads(model_type: str) -> None:
+    model = tiny_model(model_type).eval()
+    last: list[torch.Tensor] = []
+    block = adapter_for(model).layers(model)[-1].block
+    handle = block.register_forward_hook(
+        lambda module, inputs, output: last.append((output if torch.is_tensor(output) else output[0]).requires_grad_())
+    )
+    inputs = tiny_inputs()
+    logits = model(**inputs).logits
+    handle.remove()
+    (gradient,) = torch.autograd.grad(logits.square().sum(), last[0])
+    read = gradient.abs().sum(-1) > 0
+    ends = inputs["attention_mask"].sum(1) - 1
+    place = torch.zeros(3, dtype=torch.long) if adapter_for(model).sentence in ("pooler", "first") else ends
+    assert torch.equal(read, torch.nn.functional.one_hot(place, read.shape[1]).bool())
+    assert (adapter_for(model).sentence == "pooler") == any("pooler" in name for name, _ in model.named_parameters())

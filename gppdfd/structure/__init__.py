@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from gppdfd.errors import UsageError
-from gppdfd.structure.base import KINDS, Adapter, Heads, Keep, Layer, Masks, Place, Site, Structure
+from gppdfd.structure.base import KINDS, WEIGHT, Adapter, Heads, Keep, Layer, Masks, Place, Site, Structure
 from gppdfd.structure.bert import BertAdapter, ElectraAdapter, RobertaAdapter
 from gppdfd.structure.distilbert import DistilBertAdapter
 from gppdfd.structure.gpt2 import GPT2Adapter
@@ -20,6 +20,7 @@ __all__ = [
     "ADAPTERS",
     "KINDS",
     "PREFIX",
+    "WEIGHT",
     "Adapter",
     "Heads",
     "Keep",

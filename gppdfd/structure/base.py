@@ -25,6 +25,10 @@ Keep = dict[str, torch.Tensor]
 """Final decision by kind: bool tensors of the same shapes; a missing kind is kept whole."""
 
 KINDS = ("head", "qk", "vo", "ffn", "hidden", "mha_layer", "ffn_layer")
+"""Structured kinds: extraction makes the model smaller by them."""
+
+WEIGHT = "weight"
+"""Single weights of the attention and FFN maps, in one flat tensor in the order of `Adapter.maps`; zeros stay zeros."""
 
 Outputs = Literal["query", "key", "value", "query_key_value", "up", "gated_up", "attention", "ffn", "embedding", "norm"]
 Inputs = Literal["hidden", "context", "activation"]
@@ -62,7 +66,14 @@ class Structure:
             "hidden": (self.hidden,),
             "mha_layer": (self.layers,),
             "ffn_layer": (self.layers,),
+            WEIGHT: (self.weights,),
         }[kind]
+
+    @property
+    def weights(self) -> int:
+        """Weights of all attention and FFN maps, without biases."""
+        attention = 4 * self.hidden * self.heads * self.head_size
+        return self.layers * (attention + (3 if self.gated else 2) * self.hidden * self.intermediate)
 
     def ones(self, kinds: tuple[str, ...], device: torch.device | None = None) -> Masks:
         """Masks that change nothing."""
@@ -196,6 +207,10 @@ class Adapter(ABC):
             site = self._site(f"{owner}:{path}")
             if site is not None and getattr(module, "weight", None) is not None:
                 yield Place(path, module, site, _layer_index(path), isinstance(module, Conv1D))
+
+    def maps(self, model: nn.Module) -> list[Place]:
+        """The attention and FFN maps of all layers, whose parameters sparsity is counted over."""
+        return [place for place in self.places(model) if place.layer is not None and place.site.outputs != "norm"]
 
     def inputs(self, batch: Batch) -> Mapping[str, torch.Tensor]:
         """Keyword arguments of the model's forward."""
