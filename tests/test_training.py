@@ -9,7 +9,7 @@ from gppdfd.extraction import extract
 from gppdfd.gpp import GPP, GPPConfig
 from gppdfd.interface import distillers, pruners
 from gppdfd.masks import MaskedEncoder
-from gppdfd.structure import structure_of
+from gppdfd.structure import Keep, structure_of
 from gppdfd.teacher import cached_views
 from gppdfd.training import (
     Hooks,
@@ -137,22 +137,17 @@ def test_continue_follows_masked_training(name: str) -> None:
     masked_run._extract = lambda keep: setattr(masked_run, "fixed", MaskedEncoder(masked_run.model))  # type: ignore[method-assign]
     recover = masked_run._recover
 
-    def recover_masked() -> int:
+    def recover_masked(kept: Keep) -> int:
         masked_run.fixed.masks = {kind: units.double() for kind, units in keep.items()}
-        return recover()
+        trained_steps = recover(kept)
+        masked_run.fixed.remove()
+        return trained_steps
 
     masked_run._recover = recover_masked  # type: ignore[method-assign]
     reference = masked_run.run().model
-    expected = extract_clean(reference, keep)
+    expected = extract(reference, keep)
     for parameter, other in zip(trained.model.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(parameter, other, rtol=1e-4, atol=1e-4)
-
-
-def extract_clean(model, keep):
-    """Extract from a model that still carries mask hooks."""
-    for module in model.modules():
-        module._forward_pre_hooks.clear()
-    return extract(model, keep)
 
 
 def test_restart_and_continue_differ() -> None:
