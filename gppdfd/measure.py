@@ -282,7 +282,7 @@ def _bound_at(rows: Sequence[Row], length: int) -> str | None:
         return None
     return (
         f"Length {length}: {speedups[1]:.1f}x with one sequence, {speedups[largest]:.1f}x with {largest}. With one "
-        "sequence the model is launch-bound: starting the operators takes longer than the arithmetic that pruning saves."
+        "sequence the model is launch-bound: starting operators takes longer than the arithmetic that pruning saves."
     )
 
 

@@ -91,7 +91,7 @@ def _parameter_grid(report: Report) -> Grid:
     shares = [f"{100 * cost.parameters.sparsity:.2f} %" for cost in costs]
     files = [_mebibytes(cost.file_bytes) for cost in costs]
     spare = ("",) if report.against else ()
-    more = [("encoder sparsity", *shares, *spare), ("safetensors", *files, *spare)]
+    more = [("encoder sparsity", *shares, *spare), ("safetensors, MiB", *files, *spare)]
     return Grid("Parameters and file", columns, (*rows, *more))
 
 

@@ -1,0 +1,289 @@
+"""Measured latency of sublayers by what is left of them: what a target in seconds is read from.
+
+`LatencyTable.measure` times one attention sublayer for every number of heads and one FFN sublayer for a grid of widths,
+on random weights; `table.seconds(structure, keep)` adds up what a keep leaves. That is the time of the layers;
+embeddings, pooler and head are outside, as in the counts of parameters.
+
+Times are made monotone by isotonic regression, the least-squares fit that pools neighbours in the wrong order. The
+running maximum would be monotone too, but lets one value that came out too high lift all larger sizes.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
+from torch.nn import functional
+
+from gppdfd.errors import DataError, UsageError
+from gppdfd.files import write_json
+from gppdfd.passes import Shape
+from gppdfd.structure import Keep, Structure
+from gppdfd.timing import Machine, TimingConfig, machine, pooled, times
+
+FORMAT = 1
+WIDTHS = 16
+SIZES = ("hidden", "heads", "head_size", "intermediate")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DType = Literal["float32", "bfloat16", "float16"]
+
+_KINDS = frozenset({"head", "ffn", "mha_layer", "ffn_layer"})
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Seconds of one sublayer by the number of its units, both ascending, the first for none.
+
+    None left is an emptied sublayer: bias, residual and LayerNorm remain. A removed sublayer takes no time.
+    """
+
+    units: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.units) != len(self.seconds) or self.units[:1] != (0,) or len(set(self.units)) != len(self.units):
+            raise ValueError("a curve needs different numbers of units from 0 on, and as many seconds")
+        if not _ascends(self.units) or not _ascends((0.0, *self.seconds)):
+            raise ValueError("neither units nor seconds of a curve may fall")
+
+    def at(self, counts: np.ndarray) -> np.ndarray:
+        """Seconds at any numbers of units, linear between measured ones."""
+        return np.interp(counts, self.units, self.seconds)
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Seconds of attention by kept heads and of FFN by kept dims, for one shape of input on one machine.
+
+    Attributes:
+        sizes: hidden, heads, head_size and intermediate of the layers that were timed.
+        device: `cpu` or `cuda`; `machine` says which one.
+    """
+
+    sizes: Mapping[str, int]
+    attention: Curve
+    ffn: Curve
+    shape: Shape
+    machine: Machine
+    device: str = "cpu"
+    dtype: DType = "float32"
+
+    @classmethod
+    def measure(
+        cls,
+        structure: Structure,
+        shape: Shape,
+        timing: TimingConfig,
+        device: str = "cpu",
+        dtype: DType = "float32",
+        widths: Sequence[int] | None = None,
+    ) -> "LatencyTable":
+        """Time sublayers of the sizes of `structure`; all of them take turns, so that a busy minute hits all alike.
+
+        Args:
+            widths: FFN dims to time; default `width_grid`. The numbers in between are interpolated.
+        """
+        place = torch.device(device)
+        states = torch.randn(shape.batch, shape.length, structure.hidden, dtype=DTYPES[dtype], device=place)
+        grid = sorted({0, structure.intermediate, *(widths or width_grid(structure.intermediate))})
+        modules = _attentions(structure) | {("ffn", width): FeedForward(structure, width) for width in grid}
+        passes = {key: _pass(module.to(states).eval(), states) for key, module in modules.items()}
+        medians = {key: pooled(rounds).median for key, rounds in times(passes, timing).items()}
+        return cls(
+            sizes={size: getattr(structure, size) for size in SIZES},
+            attention=_curve(medians, "attention"),
+            ffn=_curve(medians, "ffn"),
+            shape=shape,
+            machine=machine(place, timing.threads),
+            device=device,
+            dtype=dtype,
+        )
+
+    def seconds(self, structure: Structure, keep: Keep) -> float:
+        """Time of one forward pass through the layers that `keep` leaves; never more for a smaller keep.
+
+        Args:
+            keep: kinds `head`, `ffn`, `mha_layer`, `ffn_layer`; a kind that is missing is kept whole.
+
+        Raises:
+            UsageError: the table was made for other sizes, or `keep` prunes a kind that it does not know.
+        """
+        self._check(structure)
+        check_kinds(keep)
+        attention = self.attention.at(_kept(keep, "head", structure.layers, structure.heads))
+        feed_forward = self.ffn.at(_kept(keep, "ffn", structure.layers, structure.intermediate))
+        there = (_kept(keep, kind, structure.layers, 1) for kind in ("mha_layer", "ffn_layer"))
+        return float(sum(np.sum(each * exists) for each, exists in zip((attention, feed_forward), there, strict=True)))
+
+    def dense(self, structure: Structure) -> float:
+        """Time of the layers of the dense model."""
+        return self.seconds(structure, {})
+
+    def save(self, path: Path) -> None:
+        """Write the table as JSON, whole or not at all."""
+        write_json(path, {"format": FORMAT, **asdict(self)})
+
+    @classmethod
+    def load(cls, path: Path, threads: int | None = None) -> "LatencyTable":
+        """A table written by `save`, if it was measured on this machine.
+
+        Args:
+            threads: number of threads that its times are wanted for; default torch's present one.
+
+        Raises:
+            DataError: no readable table, or times of another machine or number of threads.
+        """
+        table = cls._read(path)
+        table._check_machine(path, torch.get_num_threads() if threads is None else threads)
+        return table
+
+    @classmethod
+    def _read(cls, path: Path) -> "LatencyTable":
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+                raise ValueError(f"this version reads tables of format {FORMAT}")
+            return TypeAdapter(cls).validate_python(stored)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{path} is no latency table: {_reason(error)}; write one with LatencyTable.save"
+            ) from error
+
+    def _check_machine(self, path: Path, threads: int) -> None:
+        again = "times do not carry over: measure it again with LatencyTable.measure"
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise DataError(f"{path} was measured on {self.machine.device}; torch finds no GPU here, and {again}")
+        here = machine(torch.device(self.device), threads)
+        if here.device != self.machine.device:
+            raise DataError(f"{path} was measured on {self.machine.device}, this is {here.device}; {again}")
+        if here.threads != self.machine.threads:
+            raise DataError(
+                f"{path} was measured with {self.machine.threads} threads, {here.threads} are in use; "
+                f"call torch.set_num_threads({self.machine.threads}), or {again}"
+            )
+        if here.torch != self.machine.torch:
+            _log.warning("%s was measured with torch %s, this is %s", path, self.machine.torch, here.torch)
+
+    def _check(self, structure: Structure) -> None:
+        other = [f"{size} {getattr(structure, size)}" for size in SIZES if getattr(structure, size) != self.sizes[size]]
+        if other:
+            told = ", ".join(f"{size} {number}" for size, number in self.sizes.items())
+            raise UsageError(f"this latency table is for layers of {told}; the model has {', '.join(other)}")
+
+
+def width_grid(intermediate: int, count: int = WIDTHS) -> list[int]:
+    """About `count` FFN widths: 0, geometric steps in multiples of 8 (where there are so many), the full one.
+
+    Geometric, because pruned models live at the small end; between two points time is close to linear in the width.
+    """
+    step = 8 if intermediate >= 8 * count else 1
+    steps = np.geomspace(step, intermediate, count - 1)
+    inner = {max(step, step * round(float(width) / step)) for width in steps[:-1]}
+    return sorted({0, *inner, intermediate})
+
+
+def check_kinds(keep: Keep) -> None:
+    """Refuse a keep that prunes what a latency table has no times for.
+
+    Raises:
+        UsageError: naming the kinds.
+    """
+    unknown = sorted(kind for kind, units in keep.items() if kind not in _KINDS and not bool(units.all()))
+    if unknown:
+        raise UsageError(
+            f"a latency table knows times by heads and FFN dims, and this keep prunes {', '.join(unknown)} too: heads of "
+            "unequal size and narrower hidden states have times of their own. Use a target in parameters or FLOPs"
+        )
+
+
+def monotone(seconds: Sequence[float]) -> tuple[float, ...]:
+    """The closest non-decreasing sequence in least squares."""
+    from sklearn.isotonic import IsotonicRegression
+
+    fitted = IsotonicRegression().fit_transform(np.arange(len(seconds)), np.asarray(seconds))
+    return tuple(map(float, fitted))
+
+
+# --- what is timed ---
+
+
+class Attention(nn.Module):
+    """Attention sublayer with `heads` heads, output bias, residual and LayerNorm; post-LayerNorm like BERT's."""
+
+    def __init__(self, structure: Structure, heads: int) -> None:
+        super().__init__()
+        context = heads * structure.head_size
+        self.inputs = nn.ModuleList(nn.Linear(structure.hidden, context) for _ in range(3 if heads else 0))
+        self.output = nn.Linear(context, structure.hidden) if heads else None
+        self.bias = nn.Parameter(torch.zeros(structure.hidden))
+        self.norm = nn.LayerNorm(structure.hidden)
+        self.head_size = structure.head_size
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.norm(states + self._attended(states))
+
+    def _attended(self, states: torch.Tensor) -> torch.Tensor:
+        if self.output is None:
+            return self.bias
+        query, key, value = (
+            linear(states).unflatten(-1, (-1, self.head_size)).transpose(1, 2) for linear in self.inputs
+        )
+        context = functional.scaled_dot_product_attention(query, key, value)
+        output: torch.Tensor = self.output(context.transpose(1, 2).flatten(2))
+        return output
+
+
+class FeedForward(nn.Module):
+    """FFN sublayer with `width` dims, GELU, output bias, residual and LayerNorm."""
+
+    def __init__(self, structure: Structure, width: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(structure.hidden, width) if width else None
+        self.down = nn.Linear(width, structure.hidden) if width else None
+        self.bias = nn.Parameter(torch.zeros(structure.hidden))
+        self.norm = nn.LayerNorm(structure.hidden)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        if self.up is None or self.down is None:
+            return self.norm(states + self.bias)
+        return self.norm(states + self.down(functional.gelu(self.up(states))))
+
+
+def _attentions(structure: Structure) -> dict[tuple[str, int], nn.Module]:
+    return {("attention", heads): Attention(structure, heads) for heads in range(structure.heads + 1)}
+
+
+def _pass(module: nn.Module, states: torch.Tensor) -> Callable[[], torch.Tensor]:
+    return lambda: module(states)
+
+
+def _curve(medians: Mapping[tuple[str, int], float], sublayer: str) -> Curve:
+    found = sorted((units, seconds) for (name, units), seconds in medians.items() if name == sublayer)
+    return Curve(tuple(units for units, _ in found), monotone([seconds for _, seconds in found]))
+
+
+def _reason(error: Exception) -> str:
+    """One line; pydantic would give a page."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
+def _ascends(values: Sequence[float]) -> bool:
+    return all(a <= b for a, b in pairwise(values))
+
+
+def _kept(keep: Keep, kind: str, layers: int, units: int) -> np.ndarray:
+    """Number of kept units of a kind in every layer, [layers]."""
+    if kind not in keep:
+        return np.full(layers, units)
+    return keep[kind].reshape(layers, units).sum(dim=1).cpu().numpy()
