@@ -2,8 +2,8 @@
 
     python -m benchmarks.latency_table --model micro --batch 32 --length 64
 
-Keeps are drawn at random: every layer gets a share of its heads and FFN dims of its own around the given one. Tables are
-measured first, the extracted models afterwards, in turn; the error is that of the prediction, in percent of the
+Keeps are drawn at random: every layer gets a share of its heads and FFN dims of its own around the given one. The table
+is measured first, the extracted models afterwards, in turn; the error is that of the prediction, in percent of the
 measured median.
 """
 
@@ -26,7 +26,7 @@ SHARES = (1.0, 0.5, 0.25, 0.1, 0.05)
 
 
 def random_keep(structure: Structure, share: float, seed: int) -> Keep:
-    """Heads and FFN dims, each kept with a probability between 0 and twice `share` (at most 1) of its layer's own."""
+    """Heads and FFN dims, kept with a probability that every layer draws between 0 and twice `share` (at most 1)."""
     drawn = generator(seed, "latency", str(share))
     keep = {}
     for kind in ("head", "ffn"):

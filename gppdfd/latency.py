@@ -199,8 +199,8 @@ def check_kinds(keep: Keep) -> None:
     unknown = sorted(kind for kind, units in keep.items() if kind not in _KINDS and not bool(units.all()))
     if unknown:
         raise UsageError(
-            f"a latency table knows times by heads and FFN dims, and this keep prunes {', '.join(unknown)} too: heads of "
-            "unequal size and narrower hidden states have times of their own. Use a target in parameters or FLOPs"
+            f"a latency table knows times by heads and FFN dims, and this keep prunes {', '.join(unknown)} too: heads "
+            "of unequal size and narrower hidden states have times of their own. Use a target in parameters or FLOPs"
         )
 
 

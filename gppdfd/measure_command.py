@@ -92,7 +92,7 @@ def load_measured(folder: Path) -> PreTrainedModel:
     """A saved model, pruned or dense, with the head that it was saved with.
 
     Raises:
-        UsageError: no such folder.
+        UsageError: no such folder, or no supported architecture.
         DataError: it holds no readable model.
     """
     if not folder.is_dir():
@@ -100,7 +100,7 @@ def load_measured(folder: Path) -> PreTrainedModel:
     config = _read(str(folder), AutoConfig.from_pretrained)
     if getattr(config, CONFIG_FIELD, None) is not None:
         return _ready(load(folder))
-    return _ready(_read(str(folder), _auto_class(config).from_pretrained, dtype=torch.float32))
+    return _dense(str(folder), config, _auto_class(config))
 
 
 def load_against(name: str, like: PreTrainedModel) -> PreTrainedModel:
@@ -109,12 +109,13 @@ def load_against(name: str, like: PreTrainedModel) -> PreTrainedModel:
     A head that `name` does not have gets random weights: they take the same time.
 
     Raises:
+        UsageError: no supported architecture.
         DataError: it cannot be read.
     """
     config = _read(name, AutoConfig.from_pretrained, num_labels=like.config.num_labels)
     if getattr(config, CONFIG_FIELD, None) is not None:
         return load_measured(Path(name))
-    return _ready(_read(name, _auto_class(like.config).from_pretrained, config=config, dtype=torch.float32))
+    return _dense(name, config, _auto_class(like.config))
 
 
 def kept(model: PreTrainedModel) -> Keep:
@@ -123,6 +124,13 @@ def kept(model: PreTrainedModel) -> Keep:
     if description is None:
         return structure_of(model).keep_all()
     return _keep_of(description, structure_of(model), Path(model.config.name_or_path))
+
+
+def _dense(name: str, config: Any, auto: Any) -> PreTrainedModel:
+    adapter_for(config)
+    # Only safetensors: other weights are unpickled, which can run anything.
+    model = _read(name, auto.from_pretrained, config=config, dtype=torch.float32, use_safetensors=True)
+    return _ready(model)
 
 
 def _auto_class(config: Any) -> Any:
@@ -145,8 +153,7 @@ def _read(name: str, read: Any, **settings: Any) -> Any:
 
 
 def _ready(model: PreTrainedModel) -> PreTrainedModel:
-    """In evaluation mode, of a known architecture, able to take batches."""
-    adapter_for(model)
+    """In evaluation mode, able to take batches."""
     # Decoders without a padding token refuse batches, although nothing here is padded.
     if model.config.pad_token_id is None:
         model.config.pad_token_id = 0

@@ -31,14 +31,16 @@ class Shape:
 @contextmanager
 def prepared(model: PreTrainedModel) -> Iterator[None]:
     """The model in evaluation mode, without a cache of keys and values; afterwards as it was."""
-    training, cached = model.training, getattr(model.config, "use_cache", None)
+    training, cached = model.training, getattr(model.config, "use_cache", False)
     model.eval()
-    model.config.use_cache = False
+    if cached:
+        model.config.use_cache = False
     try:
         yield
     finally:
         model.train(training)
-        model.config.use_cache = cached
+        if cached:
+            model.config.use_cache = cached
 
 
 @contextmanager
@@ -108,7 +110,7 @@ class LayerCall:
         return output if isinstance(output, torch.Tensor) else output[0]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _layer_calls(model: PreTrainedModel, forward: Forward) -> list[LayerCall]:
     calls: list[LayerCall] = []
 
