@@ -30,7 +30,6 @@ from gppdfd.timing import Machine, TimingConfig, machine, pooled, times
 
 FORMAT = 1
 WIDTHS = 16
-SIZES = ("hidden", "heads", "head_size", "intermediate")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DType = Literal["float32", "bfloat16", "float16"]
 
@@ -64,7 +63,7 @@ class LatencyTable:
     """Seconds of attention by kept heads and of FFN by kept dims, for one shape of input on one machine.
 
     Attributes:
-        sizes: hidden, heads, head_size and intermediate of the layers that were timed.
+        sizes: of the layers that were timed, see `layer_sizes`.
         device: `cpu` or `cuda`; `machine` says which one.
     """
 
@@ -98,7 +97,7 @@ class LatencyTable:
         passes = {key: _pass(module.to(states).eval(), states) for key, module in modules.items()}
         medians = {key: pooled(rounds).median for key, rounds in times(passes, timing).items()}
         return cls(
-            sizes={size: getattr(structure, size) for size in SIZES},
+            sizes=layer_sizes(structure),
             attention=_curve(medians, "attention"),
             ffn=_curve(medians, "ffn"),
             shape=shape,
@@ -173,10 +172,15 @@ class LatencyTable:
             _log.warning("%s was measured with torch %s, this is %s", path, self.machine.torch, here.torch)
 
     def _check(self, structure: Structure) -> None:
-        other = [f"{size} {getattr(structure, size)}" for size in SIZES if getattr(structure, size) != self.sizes[size]]
-        if other:
-            told = ", ".join(f"{size} {number}" for size, number in self.sizes.items())
-            raise UsageError(f"this latency table is for layers of {told}; the model has {', '.join(other)}")
+        sizes = layer_sizes(structure)
+        if sizes != self.sizes:
+            raise UsageError(f"this latency table is for layers of {_told(self.sizes)}; the model has {_told(sizes)}")
+
+
+def layer_sizes(structure: Structure) -> dict[str, int]:
+    """Everything about a layer that its time depends on, `gated` being 1 for an FFN with two up projections."""
+    sizes = {size: getattr(structure, size) for size in ("hidden", "heads", "head_size", "intermediate")}
+    return sizes | {"gated": int(getattr(structure, "gated", False))}
 
 
 def width_grid(intermediate: int, count: int = WIDTHS) -> list[int]:
@@ -196,7 +200,7 @@ def check_kinds(keep: Keep) -> None:
     Raises:
         UsageError: naming the kinds.
     """
-    unknown = sorted(kind for kind, units in keep.items() if kind not in _KINDS and not bool(units.all()))
+    unknown = sorted(kind for kind in keep if kind not in _KINDS and _prunes(keep, kind))
     if unknown:
         raise UsageError(
             f"a latency table knows times by heads and FFN dims, and this keep prunes {', '.join(unknown)} too: heads "
@@ -242,11 +246,12 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """FFN sublayer with `width` dims, GELU, output bias, residual and LayerNorm."""
+    """FFN sublayer with `width` dims, GELU, gated or not, output bias, residual and LayerNorm."""
 
     def __init__(self, structure: Structure, width: int) -> None:
         super().__init__()
-        self.up = nn.Linear(structure.hidden, width) if width else None
+        self.gated = bool(layer_sizes(structure)["gated"])
+        self.up = nn.Linear(structure.hidden, width * (1 + self.gated)) if width else None
         self.down = nn.Linear(width, structure.hidden) if width else None
         self.bias = nn.Parameter(torch.zeros(structure.hidden))
         self.norm = nn.LayerNorm(structure.hidden)
@@ -254,7 +259,13 @@ class FeedForward(nn.Module):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         if self.up is None or self.down is None:
             return self.norm(states + self.bias)
-        return self.norm(states + self.down(functional.gelu(self.up(states))))
+        return self.norm(states + self.down(self._activated(self.up(states))))
+
+    def _activated(self, mapped: torch.Tensor) -> torch.Tensor:
+        if not self.gated:
+            return functional.gelu(mapped)
+        inner, gate = mapped.chunk(2, dim=-1)
+        return functional.gelu(inner) * gate
 
 
 def _attentions(structure: Structure) -> dict[tuple[str, int], nn.Module]:
@@ -268,6 +279,18 @@ def _pass(module: nn.Module, states: torch.Tensor) -> Callable[[], torch.Tensor]
 def _curve(medians: Mapping[tuple[str, int], float], sublayer: str) -> Curve:
     found = sorted((units, seconds) for (name, units), seconds in medians.items() if name == sublayer)
     return Curve(tuple(units for units, _ in found), monotone([seconds for _, seconds in found]))
+
+
+def _prunes(keep: Keep, kind: str) -> bool:
+    """Whether units of a kind are gone whose head, if they have one, is still there."""
+    units = keep[kind]
+    if kind in ("qk", "vo") and "head" in keep:
+        units = units.reshape(*keep["head"].shape, -1) | ~keep["head"].unsqueeze(-1)
+    return not bool(units.all())
+
+
+def _told(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{size} {number}" for size, number in sizes.items())
 
 
 def _reason(error: Exception) -> str:

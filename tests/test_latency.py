@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from gppdfd.structure import Keep, Structure
 from gppdfd.timing import TimingConfig, machine
 
 TINY = Structure(layers=3, hidden=12, heads=2, head_size=4, intermediate=10)
-SIZES = {"hidden": 12, "heads": 2, "head_size": 4, "intermediate": 10}
+SIZES = {"hidden": 12, "heads": 2, "head_size": 4, "intermediate": 10, "gated": 0}
 TABLE = LatencyTable(
     sizes=SIZES,
     attention=Curve((0, 1, 2), (1.0, 10.0, 12.0)),
@@ -73,16 +73,24 @@ def draw_units(data: st.DataObject, units: int) -> torch.Tensor:
     return torch.tensor(data.draw(st.lists(st.booleans(), min_size=size, max_size=size))).view(TINY.layers, units)
 
 
-@pytest.mark.parametrize("kind", ["qk", "vo", "hidden"])
-def test_kinds_without_times_are_refused(kind: str) -> None:
-    whole = torch.ones(3, 8, dtype=torch.bool)
+@pytest.mark.parametrize(("kind", "shape"), [("qk", (3, 2, 4)), ("vo", (3, 2, 4)), ("hidden", (12,))])
+def test_kinds_without_times_are_refused(kind: str, shape: tuple[int, ...]) -> None:
+    whole = torch.ones(shape, dtype=torch.bool)
     assert TABLE.seconds(TINY, {kind: whole}) == TABLE.dense(TINY)
+    less = whole.clone().flatten()
+    less[5] = False
     with pytest.raises(UsageError, match=f"prunes {kind} too.*parameters or FLOPs"):
-        TABLE.seconds(TINY, {kind: whole.triu()})
+        TABLE.seconds(TINY, {kind: less.view(shape)})
+
+
+def test_dims_of_removed_heads_do_not_count() -> None:
+    heads = torch.tensor([[1, 0], [1, 1], [0, 0]]).bool()
+    dims = heads.unsqueeze(-1).expand(3, 2, 4)
+    assert TABLE.seconds(TINY, {"head": heads, "qk": dims, "vo": dims}) == TABLE.seconds(TINY, {"head": heads})
 
 
 def test_other_sizes_are_refused() -> None:
-    with pytest.raises(UsageError, match="the model has hidden 16"):
+    with pytest.raises(UsageError, match=r"hidden 12, .*; the model has hidden 16"):
         TABLE.seconds(replace(TINY, hidden=16), {})
 
 
@@ -132,6 +140,20 @@ def test_timed_modules_have_the_parameters_of_their_units(units: int) -> None:
         bias = TINY.hidden if units else 0
         assert sum(p.numel() for each in linears for p in each.parameters()) == units * TINY.cost(kind) + bias
         assert module(states).shape == states.shape
+
+
+@dataclass(frozen=True)
+class Gated(Structure):
+    """Sizes of an encoder whose FFN has two up projections."""
+
+    gated: bool = True
+
+
+def test_gated_ffn_has_two_up_projections() -> None:
+    module = FeedForward(Gated(**{name: getattr(TINY, name) for name in ("layers", *list(SIZES)[:4])}), 7)
+    linears = [each for each in module.modules() if isinstance(each, nn.Linear)]
+    assert sum(p.numel() for each in linears for p in each.parameters()) == 7 * (3 * TINY.hidden + 2) + TINY.hidden
+    assert module(torch.randn(2, 5, TINY.hidden)).shape == (2, 5, TINY.hidden)
 
 
 # --- files ---
