@@ -61,7 +61,7 @@ def longest_input(model: PreTrainedModel) -> int:
         table for table in model.modules() if isinstance(table, nn.Embedding) and table.num_embeddings == positions
     ]
     # RoBERTa counts its positions from behind the padding index.
-    return positions - max((table.padding_idx + 1 for table in tables if table.padding_idx), default=0)
+    return positions - max((table.padding_idx + 1 for table in tables if table.padding_idx is not None), default=0)
 
 
 def random_inputs(model: PreTrainedModel, shape: Shape) -> dict[str, torch.Tensor]:

@@ -82,7 +82,7 @@ def test_no_such_folder(tmp_path: Path) -> None:
 def test_folder_without_a_model(tmp_path: Path, files: dict[str, str]) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    with pytest.raises(DataError, match="cannot be loaded"):
+    with pytest.raises(DataError, match=r"cannot be loaded|model\.safetensors is missing"):
         measure(tmp_path)
 
 
@@ -101,7 +101,7 @@ def test_architecture_without_adapter(tmp_path: Path) -> None:
 def test_pickled_weights_are_not_read(folders: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((folders / "dense" / "config.json").read_text())
     (tmp_path / "pytorch_model.bin").write_bytes(b"anything")
-    with pytest.raises(DataError, match=r"no file named model\.safetensors"):
+    with pytest.raises(DataError, match=r"model\.safetensors"):
         measure(tmp_path)
 
 
