@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gppdfd.measure import Cost, Flops, Parameters, Report, Row, Timed
-from gppdfd.timing import Spread
 
 FORMAT = 1
 DASH = "–"
@@ -68,11 +67,14 @@ def setting(report: Report) -> list[str]:
     """How it was measured, in lines for the reader."""
     where, timing = report.machine, report.timing
     what = "the layers alone, embeddings computed before" if report.part == "encoder" else "the whole model"
-    turns = f"{timing.rounds} rounds in turn" if report.against else f"{timing.rounds} rounds"
-    return [
+    lines = [
         f"Machine: {where.device}; threads: {where.threads}; torch {where.torch}; {report.model.dtype}.",
-        f"Times: {what}; evaluation mode, no padding; median and interquartile range of {turns} after warm-up.",
+        f"Times: {what}; evaluation mode, no padding, after warm-up; median and interquartile range.",
     ]
+    turns = (
+        f"Speed-up: both models took turns; median and quartiles, over {timing.rounds} rounds, of the ratio of medians."
+    )
+    return [*lines, turns] if report.against else lines
 
 
 def grids(report: Report) -> list[Grid]:
@@ -135,9 +137,9 @@ def _flops_row(ours: Flops, theirs: Flops) -> tuple[str, ...]:
 
 
 def _time_grid(report: Report) -> Grid:
-    columns: tuple[str, ...] = ("batch x length", "ms", "IQR", "peak MiB")
+    columns: tuple[str, ...] = ("batch x length", "ms (IQR)", "peak MiB")
     if report.against:
-        columns += ("against: ms", "IQR", "peak MiB", "speed-up", "quartiles", "ratio of FLOPs")
+        columns += ("against: ms (IQR)", "peak MiB", "speed-up (quartiles)", "ratio of FLOPs")
     title = "Time and memory of a forward pass" + (" (encoder only)" if report.part == "encoder" else "")
     return Grid(title, columns, tuple(map(_time_row, report.rows)))
 
@@ -146,15 +148,13 @@ def _time_row(row: Row) -> tuple[str, ...]:
     own = (f"{row.shape.batch} x {row.shape.length}", *_timed(row.model))
     if row.against is None or row.speedup is None:
         return own
-    return (*own, *_timed(row.against), *_speedup(row.speedup), f"{row.flops_ratio:.1f}")
+    speedup = f"{row.speedup.median:.2f} ({row.speedup.low:.2f} to {row.speedup.high:.2f})"
+    return (*own, *_timed(row.against), speedup, f"{row.flops_ratio:.1f}")
 
 
-def _timed(timed: Timed) -> tuple[str, ...]:
-    return _milliseconds(timed.seconds.median), _milliseconds(timed.seconds.iqr), _mebibytes(timed.memory)
-
-
-def _speedup(speedup: Spread) -> tuple[str, str]:
-    return f"{speedup.median:.2f}", f"{speedup.low:.2f} to {speedup.high:.2f}"
+def _timed(timed: Timed) -> tuple[str, str]:
+    times = f"{_milliseconds(timed.seconds.median)} ({_milliseconds(timed.seconds.iqr)})"
+    return times, _mebibytes(timed.memory)
 
 
 # --- texts ---
