@@ -88,7 +88,7 @@ class LatencyTable:
         """Time sublayers of the sizes of `structure`; all of them take turns, so that a busy minute hits all alike.
 
         Args:
-            widths: FFN dims to time; default `width_grid`. The numbers in between are interpolated.
+            widths: FFN dims to time; default `width_grid(structure.intermediate)`. Those in between are interpolated.
         """
         place = torch.device(device)
         states = torch.randn(shape.batch, shape.length, structure.hidden, dtype=DTYPES[dtype], device=place)
@@ -183,15 +183,19 @@ def layer_sizes(structure: Structure) -> dict[str, int]:
     return sizes | {"gated": int(getattr(structure, "gated", False))}
 
 
-def width_grid(intermediate: int, count: int = WIDTHS) -> list[int]:
-    """About `count` FFN widths: 0, geometric steps in multiples of 8 (where there are so many), the full one.
+def width_grid(intermediate: int, count: int = WIDTHS, multiple: int = 1) -> list[int]:
+    """At most `count` FFN widths: 0, geometric steps, the full one.
 
     Geometric, because pruned models live at the small end; between two points time is close to linear in the width.
+
+    Args:
+        multiple: what the widths of the models to come are multiples of. With 1, odd widths stand for all of them: the
+            matrix products of a CPU take up to a fifth longer there than at multiples of 8, where few keeps end up.
     """
-    step = 8 if intermediate >= 8 * count else 1
-    steps = np.geomspace(step, intermediate, count - 1)
-    inner = {max(step, step * round(float(width) / step)) for width in steps[:-1]}
-    return sorted({0, *inner, intermediate})
+    first = max(multiple, 8 if intermediate >= 8 * count else 1)
+    steps = np.geomspace(min(first, intermediate), intermediate, count - 1)[:-1]
+    inner = {round(float(width) / multiple) * multiple | (multiple == 1) for width in steps}
+    return sorted({0, *(width for width in inner if width < intermediate), intermediate})
 
 
 def check_kinds(keep: Keep) -> None:

@@ -103,17 +103,19 @@ def test_monotone_is_the_least_squares_fit() -> None:
     assert monotone([1, 2, 3]) == (1, 2, 3)
 
 
-@given(full=st.integers(1, 5000), count=st.integers(4, 30))
-def test_grid_ascends_from_nothing_to_everything(full: int, count: int) -> None:
-    grid = width_grid(full, count)
+@given(full=st.integers(1, 5000), count=st.integers(4, 30), multiple=st.sampled_from([1, 8, 16]))
+def test_grid_ascends_from_nothing_to_everything(full: int, count: int, multiple: int) -> None:
+    grid = width_grid(full, count, multiple)
     assert (grid[0], grid[-1]) == (0, full)
     assert all(np.diff(grid) > 0)
     assert len(grid) <= count
-    assert full < 8 * count or all(width % 8 == 0 for width in grid[:-1])
+    assert all(width % 2 == 1 if multiple == 1 else width % multiple == 0 for width in grid[1:-1])
 
 
-def test_grid_of_usual_widths_has_about_sixteen() -> None:
-    assert all(13 <= len(width_grid(width)) <= 16 for width in (512, 1152, 1536, 2048, 3072, 4096))
+@pytest.mark.parametrize("multiple", [1, 8])
+@pytest.mark.parametrize("full", [512, 1152, 1536, 2048, 3072, 4096])
+def test_grid_of_usual_widths_has_about_sixteen(full: int, multiple: int) -> None:
+    assert 13 <= len(width_grid(full, multiple=multiple)) <= 16
 
 
 def test_measured_table_is_complete_and_monotone() -> None:
