@@ -26,7 +26,7 @@ from gppdfd.errors import DataError, UsageError
 from gppdfd.files import write_json
 from gppdfd.passes import Shape
 from gppdfd.structure import Keep, Structure
-from gppdfd.timing import Machine, TimingConfig, machine, pooled, times
+from gppdfd.timing import UNSTEADY, Machine, Spread, TimingConfig, machine, pooled, times
 
 FORMAT = 1
 WIDTHS = 16
@@ -95,11 +95,12 @@ class LatencyTable:
         grid = sorted({0, structure.intermediate, *(widths or width_grid(structure.intermediate))})
         modules = _attentions(structure) | {("ffn", width): FeedForward(structure, width) for width in grid}
         passes = {key: _pass(module.to(states).eval(), states) for key, module in modules.items()}
-        medians = {key: pooled(rounds).median for key, rounds in times(passes, timing).items()}
+        found = {key: pooled(rounds) for key, rounds in times(passes, timing).items()}
+        _warn_if_unsteady(list(found.values()))
         return cls(
             sizes=layer_sizes(structure),
-            attention=_curve(medians, "attention"),
-            ffn=_curve(medians, "ffn"),
+            attention=_curve(found, "attention"),
+            ffn=_curve(found, "ffn"),
             shape=shape,
             machine=machine(place, timing.threads),
             device=device,
@@ -280,9 +281,19 @@ def _pass(module: nn.Module, states: torch.Tensor) -> Callable[[], torch.Tensor]
     return lambda: module(states)
 
 
-def _curve(medians: Mapping[tuple[str, int], float], sublayer: str) -> Curve:
-    found = sorted((units, seconds) for (name, units), seconds in medians.items() if name == sublayer)
-    return Curve(tuple(units for units, _ in found), monotone([seconds for _, seconds in found]))
+def _curve(found: Mapping[tuple[str, int], Spread], sublayer: str) -> Curve:
+    own = sorted((units, spread.median) for (name, units), spread in found.items() if name == sublayer)
+    return Curve(tuple(units for units, _ in own), monotone([seconds for _, seconds in own]))
+
+
+def _warn_if_unsteady(found: Sequence[Spread]) -> None:
+    shaky = sum(not spread.steady for spread in found)
+    if shaky > len(found) / 4:
+        _log.warning(
+            "%d of %d times of the latency table varied by more than %.0f %%: other processes keep the machine busy; "
+            "measure again when it is quiet",
+            *(shaky, len(found), 100 * UNSTEADY),
+        )
 
 
 def _prunes(keep: Keep, kind: str) -> bool:

@@ -19,7 +19,7 @@ from gppdfd.errors import UsageError
 from gppdfd.memory import peak_memory
 from gppdfd.passes import Forward, Shape, eager_attention, encoder_pass, forward_pass, longest_input, prepared
 from gppdfd.structure import Layer, adapter_for, structure_of
-from gppdfd.timing import Machine, Rounds, Spread, TimingConfig, machine, pooled, ratio, times
+from gppdfd.timing import UNSTEADY, Machine, Rounds, Spread, TimingConfig, machine, pooled, ratio, times
 
 Part = Literal["model", "encoder"]
 """The whole model, or its layers alone: no embeddings, no pooler, no head."""
@@ -156,7 +156,7 @@ def measure(
         model=costs["model"],
         against=costs.get("against"),
         rows=tuple(rows),
-        notes=(*_left_out(shapes, limit), *launch_bound(rows)),
+        notes=(*_left_out(shapes, limit), *launch_bound(rows), *unsteady(rows)),
     )
 
 
@@ -284,6 +284,15 @@ def _bound_at(rows: Sequence[Row], length: int) -> str | None:
         f"Length {length}: {speedups[1]:.1f}x with one sequence, {speedups[largest]:.1f}x with {largest}. With one "
         "sequence the model is launch-bound: starting operators takes longer than the arithmetic that pruning saves."
     )
+
+
+def unsteady(rows: Sequence[Row]) -> list[str]:
+    """A note that names the shapes whose times varied too much to be trusted."""
+    shaky = [row.shape for row in rows if not all(each.seconds.steady for each in (row.model, row.against) if each)]
+    if not shaky:
+        return []
+    named = ", ".join(f"{shape.batch} x {shape.length}" for shape in shaky)
+    return [f"Unsteady: {named} varied by more than {UNSTEADY:.0%}; other processes kept the machine busy."]
 
 
 def _left_out(shapes: Sequence[Shape], limit: int) -> list[str]:

@@ -20,6 +20,10 @@ Rounds = list[list[float]]
 """Seconds per call, a list for each round."""
 
 
+UNSTEADY = 0.2
+"""Interquartile range, as a share of the median, above which a time tells more of other processes than of the model."""
+
+
 @dataclass(frozen=True)
 class TimingConfig:
     """How long to time.
@@ -48,6 +52,10 @@ class Spread:
     def iqr(self) -> float:
         """Distance of the quartiles."""
         return self.high - self.low
+
+    @property
+    def steady(self) -> bool:
+        return self.iqr <= UNSTEADY * self.median
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gppdfd.errors import DataError, UsageError
-from gppdfd.latency import Attention, Curve, FeedForward, LatencyTable, monotone, width_grid
+from gppdfd.latency import Attention, Curve, FeedForward, LatencyTable, _warn_if_unsteady, monotone, width_grid
 from gppdfd.passes import Shape
 from gppdfd.structure import Keep, Structure
-from gppdfd.timing import TimingConfig, machine
+from gppdfd.timing import Spread, TimingConfig, machine
 
 TINY = Structure(layers=3, hidden=12, heads=2, head_size=4, intermediate=10)
 SIZES = {"hidden": 12, "heads": 2, "head_size": 4, "intermediate": 10, "gated": 0}
@@ -127,6 +127,12 @@ def test_measured_table_is_complete_and_monotone() -> None:
         assert curve.seconds[0] > 0
         assert all(np.diff(curve.seconds) >= 0)
     assert table.machine == machine(torch.device("cpu"), 1)
+
+
+@pytest.mark.parametrize(("busy", "warned"), [(1, False), (3, True)])
+def test_busy_machine_is_a_warning(busy: int, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
+    _warn_if_unsteady([Spread(1.0, 0.5, 1.5, 5)] * busy + [Spread(1.0, 1.0, 1.1, 5)] * 5)
+    assert ("measure again" in caplog.text) == warned
 
 
 def test_grid_of_ones_own() -> None:

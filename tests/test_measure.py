@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from gppdfd.budget import forward_flops, kept_parameters
 from gppdfd.errors import UsageError
 from gppdfd.extraction import extract
-from gppdfd.measure import Report, Row, Timed, flops, launch_bound, measure, parameters
+from gppdfd.measure import Report, Row, Timed, flops, launch_bound, measure, parameters, unsteady
 from gppdfd.measure_report import as_json, as_markdown, grids
 from gppdfd.passes import Shape
 from gppdfd.structure import structure_of
@@ -112,6 +112,14 @@ def test_launch_bound_under_half_of_the_largest_batch(first: float, noted: bool)
 def test_launch_bound_needs_batch_one_and_a_comparison() -> None:
     assert launch_bound([row(8, 1.0), row(32, 10.0)]) == []
     assert launch_bound([replace(row(1, 1.0), speedup=None)]) == []
+
+
+@pytest.mark.parametrize(("high", "noted"), [(1.2, False), (1.3, True)])
+def test_unsteady_times_are_named(high: float, noted: bool) -> None:
+    shaky = replace(row(4, 2.0), model=Timed(Spread(1.0, 1.0, high, 5), memory=0))
+    notes = unsteady([row(1, 2.0), shaky])
+    assert bool(notes) == noted
+    assert all("4 x 16" in note and "1 x 16" not in note for note in notes)
 
 
 def row(batch: int, speedup: float) -> Row:
