@@ -181,7 +181,7 @@ class LatencyTable:
 def layer_sizes(structure: Structure) -> dict[str, int]:
     """Everything about a layer that its time depends on, `gated` being 1 for an FFN with two up projections."""
     sizes = {size: getattr(structure, size) for size in ("hidden", "heads", "head_size", "intermediate")}
-    return sizes | {"gated": int(getattr(structure, "gated", False))}
+    return sizes | {"gated": int(structure.gated)}
 
 
 def width_grid(intermediate: int, count: int = WIDTHS, multiple: int = 1) -> list[int]:

@@ -15,10 +15,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
+from gppdfd.budget import prunable
 from gppdfd.errors import UsageError
 from gppdfd.memory import peak_memory
 from gppdfd.passes import Forward, Shape, eager_attention, encoder_pass, forward_pass, longest_input, prepared
-from gppdfd.structure import Layer, adapter_for, structure_of
+from gppdfd.structure import adapter_for, structure_of
+from gppdfd.structure.base import Site
 from gppdfd.timing import UNSTEADY, Machine, Rounds, Spread, TimingConfig, machine, pooled, ratio, times
 
 Part = Literal["model", "encoder"]
@@ -165,13 +167,14 @@ def measure(
 
 def parameters(model: PreTrainedModel) -> Parameters:
     """Parameters by part."""
-    layers = adapter_for(model).layers(model)
-    attention, ffn = map(_together, zip(*map(_linear_maps, layers), strict=True))
-    norms = [module for layer in layers for module in layer.block.modules() if _is_norm(module)]
+    parts: dict[str, list[nn.Module]] = {"attention": [], "ffn": [], "layer_norms": []}
+    for place in adapter_for(model).places(model):
+        if place.layer is not None:
+            parts[_part(place.site)].append(place.module)
+    sizes = {part: _count(modules) for part, modules in parts.items()}
     embeddings = adapter_for(model).embedding_parameters(model)
-    sizes = {"attention": _count(attention), "ffn": _count(ffn), "layer_norms": _count(norms)}
     rest = _count([model]) - embeddings - sum(sizes.values())
-    return Parameters(embeddings=embeddings, **sizes, other=rest, dense_encoder=structure_of(model).prunable)
+    return Parameters(embeddings=embeddings, **sizes, other=rest, dense_encoder=prunable(structure_of(model)))
 
 
 def file_bytes(folder: Path) -> int | None:
@@ -179,20 +182,11 @@ def file_bytes(folder: Path) -> int | None:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors")) or None
 
 
-def _linear_maps(layer: Layer) -> tuple[list[nn.Module], list[nn.Module]]:
-    """Maps of the attention and of the FFN sublayer; a removed sublayer has none."""
-    attention = [layer.query, layer.key, layer.value, layer.attention_output]
-    feed_forward = [layer.ffn_up, layer.ffn_down]
-    return [each for each in attention if each is not None], [each for each in feed_forward if each is not None]
-
-
-def _is_norm(module: nn.Module) -> bool:
-    # RMSNorm and its relatives are classes of their own in every architecture; only the name tells them.
-    return "norm" in type(module).__name__.lower()
-
-
-def _together(lists: Sequence[list[nn.Module]]) -> list[nn.Module]:
-    return [module for each in lists for module in each]
+def _part(site: Site) -> str:
+    """Part that a module within a layer belongs to."""
+    if site.outputs == "norm":
+        return "layer_norms"
+    return "ffn" if site.outputs in ("up", "gated_up", "ffn") else "attention"
 
 
 def _count(modules: Sequence[nn.Module]) -> int:

@@ -12,14 +12,14 @@ import transformers
 from transformers import AutoConfig, PreTrainedModel
 
 from gppdfd.errors import DataError, UsageError
-from gppdfd.extraction import CONFIG_FIELD, _keep_of, load
 from gppdfd.files import write_json, write_text
 from gppdfd.measure import Report, measure
 from gppdfd.measure_report import as_json, as_markdown, show
 from gppdfd.models import model_path
 from gppdfd.passes import Shape
+from gppdfd.pruned import PrunedModel, kept, load_pruned
 from gppdfd.quiet import quiet
-from gppdfd.structure import Keep, adapter_for, structure_of
+from gppdfd.structure import PREFIX, adapter_for, structure_of
 from gppdfd.timing import TimingConfig
 
 BATCHES, LENGTHS = (1, 8, 32, 128), (32, 128, 384)
@@ -81,7 +81,7 @@ def write(report: Report, model: PreTrainedModel, out: Path) -> list[Path]:
     write_json(out / "measure.json", as_json(report))
     write_text(out / "measure.md", as_markdown(report) + "\n![kept structure](structure.png)\n")
     title = f"{Path(report.model.name).name}: {100 * report.model.parameters.sparsity:.1f} % of the encoder removed"
-    figure = structure_figure(structure_of(model), kept(model), title)
+    figure = structure_figure(structure_of(model), kept(model) if isinstance(model, PrunedModel) else {}, title)
     return [out / "measure.json", out / "measure.md", *save_structure_figure(figure, out)]
 
 
@@ -98,9 +98,8 @@ def load_measured(folder: Path) -> PreTrainedModel:
     if not folder.is_dir():
         raise UsageError(f"folder {str(folder)!r} does not exist; give the folder of a saved model")
     config = _read(str(folder), AutoConfig.from_pretrained)
-    if getattr(config, CONFIG_FIELD, None) is not None:
-        return _ready(load(folder))
-    return _dense(str(folder), config, _auto_class(config))
+    adapter_for(config)
+    return _ready(load_pruned(folder))
 
 
 def load_against(name: str, like: PreTrainedModel) -> PreTrainedModel:
@@ -113,17 +112,9 @@ def load_against(name: str, like: PreTrainedModel) -> PreTrainedModel:
         DataError: it cannot be read.
     """
     config = _read(name, AutoConfig.from_pretrained, num_labels=like.config.num_labels)
-    if getattr(config, CONFIG_FIELD, None) is not None:
+    if config.model_type.startswith(PREFIX):
         return load_measured(Path(name))
     return _dense(name, config, _auto_class(like.config))
-
-
-def kept(model: PreTrainedModel) -> Keep:
-    """What is left of the model's units; everything, if it was never pruned."""
-    description = getattr(model.config, CONFIG_FIELD, None)
-    if description is None:
-        return structure_of(model).keep_all()
-    return _keep_of(description, structure_of(model), Path(model.config.name_or_path))
 
 
 def _dense(name: str, config: Any, auto: Any) -> PreTrainedModel:

@@ -6,13 +6,15 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from gppdfd.budget import forward_flops, kept_parameters
+from gppdfd.budget import forward_flops, prunable
+from gppdfd.budget import parameters as budgeted
 from gppdfd.errors import UsageError
 from gppdfd.extraction import extract
 from gppdfd.measure import Report, Row, Timed, flops, launch_bound, measure, parameters, unsteady
 from gppdfd.measure_report import as_json, as_markdown, grids
 from gppdfd.passes import Shape
-from gppdfd.structure import structure_of
+from gppdfd.seeds import generator
+from gppdfd.structure import KINDS, structure_of
 from gppdfd.timing import Spread, TimingConfig
 from tests.tiny import random_keep, tiny_model
 
@@ -43,9 +45,9 @@ def test_parts_are_those_that_the_names_tell_and_sum_to_all(model_type: str, sha
     assert found.embeddings == named(model, ".embeddings.")
     assert found.layer_norms == named(model, "LayerNorm", without=".embeddings.") == 3 * 2 * 2 * 32
     assert found.other == named(model, "pooler", "classifier", "embeddings_project")
-    assert found.encoder == kept_parameters(structure_of(dense), keep)
+    assert found.encoder == budgeted(structure_of(dense), keep)
     assert found.attention == named(model, ".self.", "attention.output.dense")
-    assert found.sparsity == pytest.approx(1 - found.encoder / structure_of(dense).prunable)
+    assert found.sparsity == pytest.approx(1 - found.encoder / prunable(structure_of(dense)))
 
 
 def test_flops_equal_a_count_by_hand() -> None:
@@ -58,10 +60,15 @@ def test_flops_equal_a_count_by_hand() -> None:
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_flops_of_an_extracted_model_equal_the_budgets(attention: str) -> None:
-    model = tiny_model(attention=attention)
-    keep = random_keep(model, 0.4)
+@pytest.mark.parametrize("model_type", [*MODEL_TYPES, "distilbert", "gpt2", "modernbert"])
+def test_counts_of_an_extracted_model_equal_the_budgets(model_type: str, attention: str) -> None:
+    """Keeps of all kinds at once."""
+    model = tiny_model(model_type, attention=attention)
+    shapes = {kind: structure_of(model).shape(kind) for kind in KINDS}
+    keep = {kind: torch.rand(shape, generator=generator(0, kind)) < 0.6 for kind, shape in shapes.items()}
     small = extract(model, keep)
+    assert parameters(small).encoder == budgeted(structure_of(model), keep)
+    assert parameters(small).total == sum(sizes(small).values())
     for found in flops(small, [5, 12]):
         assert found.encoder == forward_flops(structure_of(model), keep, found.length)
     assert small.config._attn_implementation == attention

@@ -9,8 +9,9 @@ import torch
 from transformers import AutoModelForMaskedLM, T5Config
 
 from gppdfd.errors import DataError, UsageError
-from gppdfd.extraction import extract, save
+from gppdfd.extraction import extract
 from gppdfd.measure_command import add_arguments, load_against, load_measured, run
+from gppdfd.pruned import save
 from tests.tiny import random_keep, tiny_model
 
 
