@@ -13,12 +13,11 @@ from typing import Literal, Protocol
 
 import torch
 
+from gppdfd.padding import padded_size
 from gppdfd.structure import KINDS, WEIGHT, Keep, Masks, Structure
+from gppdfd.structure.heads import heads_of
 
 Count = Literal["to_target", "published"]
-MULTIPLE = 8
-"""Heads of unequal size are padded to a multiple of this many dims, which attention kernels ask for."""
-
 TOKENS = 128
 """Length that a FLOPs target is meant for, unless it says another."""
 
@@ -107,11 +106,12 @@ def expected_parameters(structure: Structure, masks: Masks) -> torch.Tensor:
 
 
 def expected_flops(structure: Structure, masks: Masks, tokens: int) -> torch.Tensor:
-    """Expected FLOPs of the layers' matrix products on one sequence, without the padding of unequal heads; a scalar.
+    """Expected FLOPs of the layers' matrix products on one sequence, without the padding of odd sizes; a scalar.
 
     A multiply-add counts 2, as in `torch.utils.flop_counter`.
     """
-    return _flops(structure, masks, tokens, lambda sizes: sizes.qk + sizes.vo)
+    sizes = _Sizes(structure, masks)
+    return _flops(sizes, tokens, sizes.qk, sizes.vo, (sizes.qk + sizes.vo) / 2)
 
 
 def parameters(structure: Structure, keep: Keep) -> int:
@@ -127,7 +127,7 @@ def parameters(structure: Structure, keep: Keep) -> int:
 
 
 def forward_flops(structure: Structure, keep: Keep, tokens: int) -> int:
-    """FLOPs of the extracted layers' matrix products on one sequence, padding of unequal heads included.
+    """FLOPs of the extracted layers' matrix products on one sequence, padding of odd sizes included.
 
     Equal to what `torch.utils.flop_counter` counts for the layers under eager attention. Zeros among single weights
     save none.
@@ -135,22 +135,13 @@ def forward_flops(structure: Structure, keep: Keep, tokens: int) -> int:
     if WEIGHT in keep:
         return forward_flops(structure, {}, tokens)
     settled = structure.settled(keep)
-    padded = 2 * settled["head"].sum(-1) * attention_width(structure, settled)
-    return round(float(_flops(structure, _exact(structure, keep), tokens, lambda sizes: padded)))
-
-
-def attention_width(structure: Structure, settled: Keep) -> torch.Tensor:
-    """Dims that every kept head has in the attention product, per layer: int64 [layers].
-
-    The widest query or value of the layer; if heads are unequal, rounded up to a multiple of 8 (never above the dense
-    size), since one padded product is faster than one product per size (`benchmarks/attention_layout.py`).
-    """
-    qk, vo = settled["qk"].sum(-1) * structure.pair, settled["vo"].sum(-1)
-    widest = torch.maximum(qk.amax(-1), vo.amax(-1))
-    rounded = ((widest + MULTIPLE - 1) // MULTIPLE * MULTIPLE).clamp(max=structure.head_size)
-    kept = settled["head"]
-    equal = ((qk == widest[:, None]) & (vo == widest[:, None]) | ~kept).all(-1)
-    return torch.where(equal, widest, rounded)
+    layers = [heads_of(structure, settled, layer) for layer in range(structure.layers)]
+    attending = torch.tensor([heads.attending_size for heads in layers], dtype=torch.double)
+    values = attending + torch.tensor([heads.averaged_size for heads in layers])
+    widths = [padded_size(width, structure.intermediate) for width in settled["ffn"].sum(-1).tolist()]
+    sizes = _Sizes(structure, {kind: units.double() for kind, units in settled.items()})
+    sizes.ffn = torch.tensor(widths, dtype=torch.double)
+    return round(float(_flops(sizes, tokens, attending, values, values)))
 
 
 def prunable(structure: Structure) -> int:
@@ -217,6 +208,7 @@ class _Sizes:
     """Expected sizes of each layer, by independent keep-probabilities: tensors [layers], `hidden` a scalar."""
 
     def __init__(self, structure: Structure, masks: Masks) -> None:
+        self.structure = structure
         some = next(iter(masks.values()), torch.ones(()))
         dtype, device = some.dtype, some.device
         shares = {
@@ -233,12 +225,16 @@ class _Sizes:
 
 
 def _flops(
-    structure: Structure, masks: Masks, tokens: int, product_dims: Callable[[_Sizes], torch.Tensor]
+    sizes: "_Sizes", tokens: int, queries: torch.Tensor, values: torch.Tensor, products: torch.Tensor
 ) -> torch.Tensor:
-    """`product_dims`: by layer, dims of the score product plus those of the context product, over all heads."""
-    sizes = _Sizes(structure, masks)
-    attention = 2 * sizes.hidden * (sizes.qk + sizes.vo) + tokens * product_dims(sizes)
-    ffn = (3 if structure.gated else 2) * sizes.hidden * sizes.ffn
+    """Sum over the layers.
+
+    Args:
+        queries, values: dims that the projections give, over all heads: [layers].
+        products: dims of the score product, and as many of the context product.
+    """
+    attention = 2 * sizes.hidden * (queries + values) + 2 * tokens * products
+    ffn = (3 if sizes.structure.gated else 2) * sizes.hidden * sizes.ffn
     return 2 * tokens * (sizes.mha_layer * attention + sizes.ffn_layer * ffn).sum()
 
 

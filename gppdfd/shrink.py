@@ -7,16 +7,15 @@ readers, which changes the model.)
 """
 
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
-from gppdfd.budget import attention_width
-from gppdfd.structure import Adapter, Heads, Keep, Masks, Place, Structure, adapter_for, structure_of
+from gppdfd.padding import filled, pad_inputs, pad_outputs, padded_size
+from gppdfd.structure import Keep, Masks, Place, Structure, adapter_for, structure_of
+from gppdfd.structure.heads import heads_of
 from gppdfd.structure.passing import BiasAlone
 
 
@@ -72,12 +71,32 @@ def shrink(model: PreTrainedModel, keep: Keep, masks: Masks | None = None) -> No
         _set_sizes(place)
     for index, layer in enumerate(adapter.layers(model)):
         if settled["mha_layer"][index]:
-            mine = [place for place in modules.values() if place.layer == index]
-            _lay_out_heads(adapter, layer.block, _heads(structure, settled, index), structure.pair, mine)
+            heads = heads_of(structure, settled, index)
+            if heads.whole:
+                adapter.set_heads(layer.block, len(heads))
+            else:
+                adapter.set_layout(layer.block, heads)
         else:
             adapter.remove_attention(layer.block)
         if not settled["ffn_layer"][index]:
             adapter.remove_ffn(layer.block)
+    for place in modules.values():
+        _pad_ffn(place, structure.intermediate)
+
+
+def _pad_ffn(place: Place, dense: int) -> None:
+    """Make an FFN of an odd width compute at the next multiple of 8."""
+    module, outputs = place.module, place.site.outputs
+    if place.site.inputs == "activation":
+        width = module.weight.shape[1 - place.output_dim]
+        if padded_size(width, dense) != width:
+            pad_inputs(module, filled(range(width), padded_size(width, dense), width))
+    if outputs in ("up", "gated_up"):
+        rows = module.weight.shape[place.output_dim]
+        width = rows // (2 if outputs == "gated_up" else 1)
+        if padded_size(width, dense) != width:
+            blocks = [range(start, start + width) for start in range(0, rows, width)]
+            pad_outputs(module, [row for block in blocks for row in filled(block, padded_size(width, dense), rows)])
 
 
 def _place_cuts(structure: Structure, settled: Keep, masks: Masks, place: Place) -> dict[str, Cuts]:
@@ -192,65 +211,3 @@ def _set_sizes(place: Place) -> None:
         module.nx, module.nf = shape
         if module.nx == 0:
             module.__class__ = BiasAlone
-
-
-def _lay_out_heads(adapter: Adapter, block: nn.Module, heads: Heads, pair: int, places: list[Place]) -> None:
-    """Pad heads of unequal size to one width between the projections and the attention product."""
-    # A rotary head is two halves, its pairs' first and second rows, and each half is padded on its own.
-    queries = [Group(rows // pair, heads.width // pair) for rows in heads.qk for _ in range(pair)]
-    values = [Group(rows, heads.width) for rows in heads.vo]
-    spread = {"query": queries, "key": queries, "value": values, "query_key_value": [*queries, *queries, *values]}
-    for place in places:
-        groups = spread.get(str(place.site.outputs), [])
-        if any(group.size != group.width for group in groups):
-            place.module.register_forward_hook(Spread(groups))
-        if place.site.inputs == "context" and any(group.size != group.width for group in values):
-            place.module.register_forward_pre_hook(Gather(values))
-    adapter.set_heads(block, heads)
-
-
-def _heads(structure: Structure, settled: Keep, layer: int) -> Heads:
-    kept = settled["head"][layer]
-    units = settled["qk"][layer][kept]
-    return Heads(
-        qk=tuple((units.sum(-1) * structure.pair).tolist()),
-        vo=tuple(settled["vo"][layer][kept].sum(-1).tolist()),
-        width=int(attention_width(structure, settled)[layer]) or structure.head_size,
-        units=tuple(tuple(head.nonzero().flatten().tolist()) for head in units),
-    )
-
-
-class Group(NamedTuple):
-    """Features that are padded together: how many there are, and to how many they are padded."""
-
-    size: int
-    width: int
-
-
-class Spread:
-    """Forward hook: [..., sum of sizes] -> [..., sum of widths], zeros at the end of each group."""
-
-    def __init__(self, groups: list[Group]) -> None:
-        total = sum(group.size for group in groups)  # the place of a zero
-        places, start = [], 0
-        for size, width in groups:
-            places += [*range(start, start + size), *[total] * (width - size)]
-            start += size
-        self._places = torch.tensor(places)
-
-    def __call__(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        self._places = self._places.to(output.device)
-        return pad(output, (0, 1)).index_select(-1, self._places)
-
-
-class Gather:
-    """Forward pre-hook, counterpart of `Spread`: [..., sum of widths] -> [..., sum of sizes]."""
-
-    def __init__(self, groups: list[Group]) -> None:
-        starts = accumulate((group.width for group in groups), initial=0)
-        places = [start + place for start, group in zip(starts, groups, strict=False) for place in range(group.size)]
-        self._places = torch.tensor(places)
-
-    def __call__(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        self._places = self._places.to(inputs[0].device)
-        return (inputs[0].index_select(-1, self._places), *inputs[1:])

@@ -93,7 +93,9 @@ def test_gradients_of_the_small_model_are_those_of_the_masked_one(model_type: st
     Observed(small)(batch).logits.square().sum().backward()
     pairs = zip(model.get_input_embeddings().parameters(), small.get_input_embeddings().parameters(), strict=True)
     for dense, ours in pairs:
-        torch.testing.assert_close(ours.grad, dense.grad, rtol=1e-9, atol=1e-12)
+        # ModernBERT turns queries and keys in float32 whatever the model's precision.
+        tolerance = 1e-6 if model_type == "modernbert" else 1e-11
+        torch.testing.assert_close(ours.grad, dense.grad, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)

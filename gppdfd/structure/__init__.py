@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from gppdfd.errors import UsageError
-from gppdfd.structure.base import KINDS, WEIGHT, Adapter, Heads, Keep, Layer, Masks, Place, Site, Structure
+from gppdfd.structure.base import KINDS, WEIGHT, Adapter, Keep, Layer, Masks, Place, Site, Structure
 from gppdfd.structure.bert import BertAdapter, ElectraAdapter, RobertaAdapter
 from gppdfd.structure.distilbert import DistilBertAdapter
 from gppdfd.structure.gpt2 import GPT2Adapter
@@ -22,7 +22,6 @@ __all__ = [
     "PREFIX",
     "WEIGHT",
     "Adapter",
-    "Heads",
     "Keep",
     "Layer",
     "Masks",

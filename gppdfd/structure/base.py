@@ -9,7 +9,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -17,6 +17,9 @@ from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from gppdfd.tasks.base import Batch
+
+if TYPE_CHECKING:
+    from gppdfd.structure.heads import Heads
 
 Masks = dict[str, torch.Tensor]
 """Real values in [0, 1] by kind, in the shapes of `Structure.shape`; a missing kind is not masked."""
@@ -189,8 +192,12 @@ class Adapter(ABC):
         return sum(weight.numel() for module in self.embedding_modules(model) for weight in module.parameters())
 
     @abstractmethod
-    def set_heads(self, block: Any, heads: "Heads") -> None:
-        """Tell the attention of `block` how many heads of what width its projections give now."""
+    def set_heads(self, block: Any, count: int) -> None:
+        """Tell the attention of `block` that its projections give `count` whole heads now."""
+
+    @abstractmethod
+    def set_layout(self, block: Any, heads: "Heads") -> None:
+        """Replace the attention of `block` by one whose heads have sizes of their own."""
 
     @abstractmethod
     def remove_attention(self, block: Any) -> None:
@@ -218,30 +225,6 @@ class Adapter(ABC):
 
     def _site(self, name: str) -> Site | None:
         return next((site for pattern, site in self.sites.items() if re.search(pattern, name)), None)
-
-
-@dataclass(frozen=True)
-class Heads:
-    """Heads of one extracted layer.
-
-    Attributes:
-        qk, vo: rows of the query (key) and of the value that each kept head has.
-        width: rows that each head is padded to in the attention product.
-        units: by kept head, which of its original `qk` units are left (rotary embeddings need to know).
-    """
-
-    qk: tuple[int, ...]
-    vo: tuple[int, ...]
-    width: int
-    units: tuple[tuple[int, ...], ...]
-
-    def __len__(self) -> int:
-        return len(self.vo)
-
-
-def unit_rows(keep: torch.Tensor, size: int) -> torch.Tensor:
-    """Indices of the rows owned by kept units of `size` rows each: bool [units] -> int64 [kept * size]."""
-    return keep.repeat_interleave(size).nonzero().flatten()
 
 
 def _layer_index(path: str) -> int | None:

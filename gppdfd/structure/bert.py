@@ -8,8 +8,10 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
+from gppdfd.attention import Layout, lay_out
 from gppdfd.errors import UsageError
-from gppdfd.structure.base import Adapter, Heads, Layer, Place, Site, Structure
+from gppdfd.structure.base import Adapter, Layer, Place, Site, Structure
+from gppdfd.structure.heads import Heads
 from gppdfd.structure.passing import PassOn
 from gppdfd.tasks.base import Batch
 
@@ -66,10 +68,15 @@ class BertAdapter(Adapter):
     def inputs(self, batch: Batch) -> Mapping[str, torch.Tensor]:
         return {**super().inputs(batch), "token_type_ids": batch.token_type_ids}
 
-    def set_heads(self, block: Any, heads: Heads) -> None:
+    def set_heads(self, block: Any, count: int) -> None:
         attention = block.attention.self
-        attention.num_attention_heads, attention.attention_head_size = len(heads), heads.width
-        attention.all_head_size = len(heads) * heads.width
+        attention.num_attention_heads = count
+        attention.all_head_size = count * attention.attention_head_size
+
+    def set_layout(self, block: Any, heads: Heads) -> None:
+        attention = block.attention.self
+        layout = Layout(heads, [attention.query, attention.key, attention.value])
+        lay_out(attention, block.attention.output.dense, layout, grouped_attention)
 
     def remove_attention(self, block: Any) -> None:
         block.attention = PassOn(outputs=2)
@@ -117,6 +124,14 @@ class ElectraAdapter(BertAdapter):
         for place in super().places(model):
             if not (widened and re.search(r"(^|\.)embeddings\.", place.path)):
                 yield place
+
+
+def grouped_attention(
+    self: Any, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **settings: Any
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Forward pass of `BertSelfAttention` for heads that have sizes of their own."""
+    dropout = self.dropout.p if self.training else 0.0
+    return self.layout.attend(self, hidden_states, attention_mask, dropout=dropout, scaling=self.scaling, **settings)
 
 
 def _norm(part: Any) -> nn.Module | None:

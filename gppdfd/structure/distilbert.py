@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from gppdfd.structure.base import Adapter, Heads, Layer, Site, Structure
+from gppdfd.attention import Layout, lay_out
+from gppdfd.structure.base import Adapter, Layer, Site, Structure
+from gppdfd.structure.heads import Heads
 from gppdfd.structure.passing import AddNothing
 
 
@@ -47,11 +50,27 @@ class DistilBertAdapter(Adapter):
     def embeddings(self, model: nn.Module) -> nn.Module:
         return model.base_model.embeddings  # type: ignore[union-attr,return-value]
 
-    def set_heads(self, block: Any, heads: Heads) -> None:
-        block.attention.n_heads, block.attention.attention_head_size = len(heads), heads.width
+    def set_heads(self, block: Any, count: int) -> None:
+        block.attention.n_heads = count
+
+    def set_layout(self, block: Any, heads: Heads) -> None:
+        attention = block.attention
+        layout = Layout(heads, [attention.q_lin, attention.k_lin, attention.v_lin])
+        lay_out(attention, attention.out_lin, layout, grouped_attention)
 
     def remove_attention(self, block: Any) -> None:
         block.attention, block.sa_layer_norm = AddNothing(outputs=2), nn.Identity()
 
     def remove_ffn(self, block: Any) -> None:
         block.ffn, block.output_layer_norm = AddNothing(), nn.Identity()
+
+
+def grouped_attention(
+    self: Any, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **settings: Any
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Forward pass of `DistilBertSelfAttention` for heads that have sizes of their own."""
+    dropout = self.dropout.p if self.training else 0.0
+    context, weights = self.layout.attend(
+        self, hidden_states, attention_mask, dropout=dropout, scaling=self.scaling, **settings
+    )
+    return self.out_lin(context), weights

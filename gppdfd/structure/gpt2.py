@@ -7,8 +7,10 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
+from gppdfd.attention import Layout, lay_out
 from gppdfd.errors import UsageError
-from gppdfd.structure.base import Adapter, Heads, Layer, Site, Structure
+from gppdfd.structure.base import Adapter, Layer, Site, Structure
+from gppdfd.structure.heads import Heads
 from gppdfd.structure.passing import AddNothing
 
 
@@ -37,10 +39,9 @@ class GPT2Adapter(Adapter):
     }
 
     def structure(self, config: PretrainedConfig) -> Structure:
-        if config.add_cross_attention:
-            raise UsageError(
-                "GPT-2 with cross-attention is not supported: set add_cross_attention to false in its config"
-            )
+        for setting in ("add_cross_attention", "reorder_and_upcast_attn"):
+            if getattr(config, setting):
+                raise UsageError(f"GPT-2 with {setting} is not supported: set it to false in its config")
         return Structure(
             layers=config.n_layer,
             hidden=config.n_embd,
@@ -59,18 +60,42 @@ class GPT2Adapter(Adapter):
         base: Any = model.base_model
         return base.wte, base.wpe
 
-    def set_heads(self, block: Any, heads: Heads) -> None:
+    def set_heads(self, block: Any, count: int) -> None:
         attention = block.attn
-        attention.num_heads, attention.head_dim = len(heads), heads.width
-        attention.split_size = len(heads) * heads.width
-        if not heads:
+        attention.num_heads, attention.split_size = count, count * attention.head_dim
+        if not count:
             block.attn = NoHeads(attention)
+
+    def set_layout(self, block: Any, heads: Heads) -> None:
+        attention = block.attn
+        lay_out(attention, attention.c_proj, Layout(heads, [attention.c_attn]), grouped_attention)
 
     def remove_attention(self, block: Any) -> None:
         block.attn, block.ln_1 = NothingToAttend(block.attn.layer_idx), nn.Identity()
 
     def remove_ffn(self, block: Any) -> None:
         block.mlp, block.ln_2 = AddNothing(), nn.Identity()
+
+
+def grouped_attention(
+    self: Any,
+    hidden_states: torch.Tensor,
+    past_key_values: Any = None,
+    attention_mask: torch.Tensor | None = None,
+    **settings: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Forward pass of `GPT2Attention` for heads that have sizes of their own."""
+    dropout = self.attn_dropout.p if self.training else 0.0
+    context, weights = self.layout.attend(
+        self,
+        hidden_states,
+        attention_mask,
+        cache=past_key_values,
+        dropout=dropout,
+        scaling=self.scaling,
+        **settings,
+    )
+    return self.resid_dropout(self.c_proj(context)), weights
 
 
 class NothingToAttend(AddNothing):

@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from gppdfd.structure.base import Adapter, Heads, Layer, Site, Structure
+from gppdfd.attention import Layout, lay_out
+from gppdfd.structure.base import Adapter, Layer, Site, Structure
+from gppdfd.structure.heads import Heads
 from gppdfd.structure.passing import AddNothing
 
 
@@ -47,18 +50,46 @@ class ModernBertAdapter(Adapter):
     def embeddings(self, model: nn.Module) -> nn.Module:
         return model.base_model.embeddings  # type: ignore[union-attr,return-value]
 
-    def set_heads(self, block: Any, heads: Heads) -> None:
-        from gppdfd.structure.rotary import PairsAttention, rotary_places  # imports the modelling code, which is slow
+    def set_heads(self, block: Any, count: int) -> None:
+        """Nothing to do: its attention asks the width of its projection for the number of heads."""
 
+    def set_layout(self, block: Any, heads: Heads) -> None:
         attention = block.attn
-        if all(rows == attention.head_dim for rows in heads.qk):
-            return
-        attention.scaling = attention.head_dim**-0.5
-        attention.head_dim, attention.rotary = heads.width, rotary_places(heads)
-        attention.__class__ = PairsAttention
+        lay_out(attention, attention.Wo, Layout(heads, [attention.Wqkv]), grouped_attention)
 
     def remove_attention(self, block: Any) -> None:
         block.attn, block.attn_norm = AddNothing(outputs=2), nn.Identity()
 
     def remove_ffn(self, block: Any) -> None:
         block.mlp, block.mlp_norm = AddNothing(), nn.Identity()
+
+
+def grouped_attention(
+    self: Any,
+    hidden_states: torch.Tensor,
+    position_embeddings: tuple[torch.Tensor, torch.Tensor],
+    attention_mask: torch.Tensor | None = None,
+    **settings: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Forward pass of `ModernBertAttention` for heads that kept some of their rotary pairs.
+
+    Each pair turns as fast as it did in the dense model.
+    """
+
+    def rotated(states: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
+        cos, sin = (angles[..., units].transpose(1, 2) for angles in position_embeddings)
+        first, second = states.float().chunk(2, -1)
+        turned = torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+        return turned.to(states.dtype)
+
+    context, weights = self.layout.attend(
+        self,
+        hidden_states,
+        attention_mask,
+        rotate=rotated,
+        dropout=self.attention_dropout if self.training else 0.0,
+        scaling=self.head_dim**-0.5,
+        sliding_window=self.sliding_window,
+        **settings,
+    )
+    return self.out_drop(self.Wo(context)), weights

@@ -1,0 +1,174 @@
+"""Self-attention of an extracted layer whose heads have sizes of their own.
+
+The weights hold exactly the rows that were kept. In the forward pass they are padded to the layout of
+`gppdfd.structure.heads` (a copy of a few small rows, far cheaper than padding activations), queries, keys and values
+come from one product, and each group of heads is handed to the attention function that the model is configured for.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import linear
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from gppdfd.padding import filled, outputs_first, pad_inputs, spread_rows
+from gppdfd.structure.heads import Group, Heads
+
+Rotate = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Turns queries or keys [batch, heads, tokens, width] by the angles of the units [heads, width / 2] of each."""
+
+
+class Layout:
+    """Where the kept rows of queries, keys and values go, and how the groups of heads are attended.
+
+    Args:
+        heads: the kept heads.
+        projections: modules that give queries, keys and values, one each or one for all three.
+    """
+
+    def __init__(self, heads: Heads, projections: list[Any]) -> None:
+        self.heads, self._projections = heads, projections
+        self._rows = torch.tensor(_projection_rows(heads))
+        order = [head for group in self._all for head in group.heads]
+        self._order = torch.tensor(order).argsort() if order else torch.tensor(order)
+        self._units = [torch.tensor(_turned(heads, group)) for group in heads.groups]
+
+    def attend(
+        self,
+        module: nn.Module,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        *,
+        rotate: Rotate | None = None,
+        cache: Any = None,
+        **settings: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Context of all heads [batch, tokens, padded dims] and, from eager attention, weights in the heads' order.
+
+        Args:
+            module: the attention module, which the attention function asks for its settings.
+            cache: keys and values of earlier tokens, as in transformers.
+        """
+        query, key, value = self._projected(hidden_states)
+        if cache is not None:
+            key, value = (part.squeeze(1) for part in cache.update(key[:, None], value[:, None], module.layer_idx))
+        config: Any = module.config
+        function = ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention)
+        outcomes = [
+            function(module, *states, attention_mask, **settings) for states in self._grouped(query, key, value, rotate)
+        ]
+        if not outcomes:
+            return value, None
+        contexts = [context.flatten(2) for context, _ in outcomes]
+        context = contexts[0] if len(contexts) == 1 else torch.cat(contexts, -1)
+        return context, self._ordered([weights for _, weights in outcomes])
+
+    @property
+    def _all(self) -> list[Group]:
+        return [*self.heads.groups, *filter(None, [self.heads.averaging])]
+
+    def _projected(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Queries, keys [batch, tokens, attending dims] and values [batch, tokens, attending + averaged dims]."""
+        self._rows = self._rows.to(hidden_states.device)
+        weight = spread_rows(torch.cat([outputs_first(projection) for projection in self._projections]), self._rows)
+        biases = [projection.bias for projection in self._projections]
+        bias = None if biases[0] is None else spread_rows(torch.cat(biases), self._rows)
+        size = self.heads.attending_size
+        return linear(hidden_states, weight, bias).split([size, size, size + self.heads.averaged_size], -1)
+
+    def _grouped(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rotate: Rotate | None
+    ) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Query, key and value [batch, heads, tokens, width] of each group."""
+        start = 0
+        for index, group in enumerate(self.heads.groups):
+            part = slice(start, start + group.size)
+            states = [
+                whole[..., part].unflatten(-1, (-1, group.width)).transpose(1, 2) for whole in (query, key, value)
+            ]
+            if rotate is not None:
+                self._units[index] = self._units[index].to(query.device)
+                states[:2] = [rotate(state, self._units[index]) for state in states[:2]]
+            yield tuple(states)
+            start += group.size
+        if self.heads.averaging:
+            averaged = value[:, None, :, start:]
+            yield averaged.new_zeros(query.shape[0], 1, query.shape[1], averaged.shape[-1]), averaged * 0, averaged
+
+    def _ordered(self, weights: list[torch.Tensor | None]) -> torch.Tensor | None:
+        if any(part is None for part in weights):
+            return None
+        self._order = self._order.to(weights[0].device)  # type: ignore[union-attr]
+        wide = [part.expand(-1, len(group.heads), -1, -1) for part, group in zip(weights, self._all, strict=True)]  # type: ignore[union-attr]
+        return torch.cat(wide, 1).index_select(1, self._order)
+
+
+def lay_out(attention: nn.Module, output: nn.Module, layout: Layout, forward: Callable) -> None:
+    """Make `attention` run `forward` with `layout`, and its `output` projection take the padded context."""
+    attention.layout = layout  # type: ignore[assignment]
+    attention.__class__ = _grouped_class(type(attention), forward)  # type: ignore[arg-type]
+    pad_inputs(output, _value_places(layout.heads, 0, sum(layout.heads.vo)))
+
+
+def eager_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **settings: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention in plain products: context [batch, tokens, heads, width] and weights [batch, heads, tokens, tokens]."""
+    scores = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = torch.dropout(scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)), dropout, True)
+    weights = weights.to(value.dtype)
+    return (weights @ value).transpose(1, 2), weights
+
+
+@cache
+def _grouped_class(dense: Any, forward: Any) -> Any:
+    """Subclass of an attention's own class, so that transformers goes on to recognise it."""
+    return type(f"Grouped{dense.__name__}", (dense,), {"forward": forward, "__module__": __name__})
+
+
+def _projection_rows(heads: Heads) -> list[int]:
+    """For each padded row of queries, keys and values, the row of the kept ones, or their number for a row of zeros."""
+    queries, values = sum(heads.qk), sum(heads.vo)
+    zero = 2 * queries + values
+    halves = [rows // heads.pair for rows in heads.qk]
+    rows = []
+    for section in (0, queries):
+        starts = list(accumulate(heads.qk, initial=section))
+        for group in heads.groups:
+            for head in group.heads:
+                # A rotary head is two halves, its pairs' first and second rows, and each half is padded on its own.
+                for half in range(heads.pair):
+                    first = starts[head] + half * halves[head]
+                    rows += filled(range(first, first + halves[head]), group.width // heads.pair, zero)
+    return rows + _value_places(heads, 2 * queries, zero)
+
+
+def _value_places(heads: Heads, section: int, zero: int) -> list[int]:
+    starts = list(accumulate(heads.vo, initial=section))
+    places = []
+    for group in heads.groups:
+        for head in group.heads:
+            places += filled(range(starts[head], starts[head + 1]), group.width, zero)
+    if heads.averaging:
+        together = [place for head in heads.averaging.heads for place in range(starts[head], starts[head + 1])]
+        places += filled(together, heads.averaging.width, zero)
+    return places
+
+
+def _turned(heads: Heads, group: Group) -> list[list[int]]:
+    """By head of a group, the `qk` unit of each padded dim of half a head."""
+    half = group.width // heads.pair
+    return [filled(heads.units[head], half, 0) for head in group.heads]
