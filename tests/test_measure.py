@@ -77,7 +77,7 @@ def test_counts_of_an_extracted_model_equal_the_budgets(model_type: str, attenti
 def compared(part: str = "model") -> Report:
     dense = tiny_model().eval()
     small = extract(dense, random_keep(dense))
-    shapes = [Shape(batch, length) for length in (6, 50) for batch in (1, 2)]
+    shapes = [Shape(batch, length) for length in (30, 50) for batch in (1, 2)]
     return measure(small, shapes, BRIEF, against=dense, part=part)  # type: ignore[arg-type]
 
 
@@ -85,7 +85,7 @@ def compared(part: str = "model") -> Report:
 def test_comparison(part: str) -> None:
     report = compared(part)
     assert report.against is not None
-    assert [row.shape for row in report.rows] == [Shape(1, 6), Shape(2, 6)]
+    assert [row.shape for row in report.rows] == [Shape(1, 30), Shape(2, 30)]
     assert any("50" in note and "40 tokens" in note for note in report.notes)
     theirs, ours = (getattr(cost.flops[0], part) for cost in (report.against, report.model))
     for row in report.rows:
@@ -139,7 +139,7 @@ def test_json_and_markdown_hold_the_numbers() -> None:
     values, page = as_json(report), as_markdown(report)
     assert values["model"]["parameters"]["total"] == report.model.parameters.total
     assert values["against"]["parameters"]["sparsity"] == 0
-    assert values["rows"][1]["shape"] == {"batch": 2, "length": 6}
+    assert values["rows"][1]["shape"] == {"batch": 2, "length": 30}
     assert f"{report.model.parameters.total:,}" in page
     assert f"{report.rows[0].flops_ratio:.1f}" in page
     assert report.machine.device in page
