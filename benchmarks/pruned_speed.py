@@ -69,9 +69,8 @@ def main() -> None:
     model = AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=2).eval()
     timing = TimingConfig(threads=options.threads, rounds=options.rounds)
     shape = Shape(options.batch, options.length)
-    print(
-        "| kinds | sparsity | speed-up | ratio of FLOPs | share | ms dense | ms small | left |\n|---|---|---|---|---|---|---|---|"
-    )
+    columns = ("kinds", "sparsity", "speed-up", "ratio of FLOPs", "share", "ms dense", "ms small", "left")
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for kinds in KIND_SETS:
         scores = importance(model, kinds)
         for target in STEPS:

@@ -26,17 +26,23 @@ from gppdfd.budget import forward_flops, parameters, prunable, sparsity
 from gppdfd.errors import DataError
 from gppdfd.evaluation import Evaluation, evaluate
 from gppdfd.files import hash_text, write_atomically, write_json, write_text
+from gppdfd.interface import Setting
+from gppdfd.measure import latencies
 from gppdfd.models import load_encoder, load_tokenizer
+from gppdfd.passes import Shape, longest_input
 from gppdfd.pruned import load_pruned, save
-from gppdfd.structure import Keep, Structure, adapter_for
+from gppdfd.structure import WEIGHT, Keep, Structure, adapter_for
 from gppdfd.tasks import TaskData, TaskSpec, load_task
 from gppdfd.tasks.encoding import EncodedTask, encode
 from gppdfd.tasks.metrics import majority
+from gppdfd.timing import TimingConfig, pooled, ratio
 from gppdfd.training import Hooks, Stopwatch, Trained, Trainer
 from suites.config import SCHEMA, RunConfig
 from suites.store import Progress
 
 Report = Callable[[Progress], None]
+
+LATENCY_BATCH, LATENCY_SECONDS, LATENCY_ROUNDS = 32, 0.1, 3
 
 
 def execute(config: RunConfig, folder: Path, store_root: Path, data_dir: Path | None, report: Report) -> None:
@@ -77,7 +83,7 @@ class Run:
             evaluations = self._evaluate(trained.model)
         with Stopwatch(self.seconds, "saving"):
             self._save(trained, evaluations)
-        write_json(self.folder / "record.json", self._record(trained, evaluations, trainer.setting.structure))
+        write_json(self.folder / "record.json", self._record(trained, evaluations, trainer.setting))
 
     def _read_data(self, data_dir: Path | None) -> tuple[TaskData, EncodedTask]:
         self.report(Progress("start", 0, 0))
@@ -164,13 +170,14 @@ class Run:
         columns = dict(zip(names, map(list, zip(*trained.trace.rows, strict=True)), strict=True))
         write_parquet(self.folder / "indicators.parquet", columns)
 
-    def _record(self, trained: Trained, evaluations: Mapping[str, Evaluation], structure: Structure) -> dict[str, Any]:
+    def _record(self, trained: Trained, evaluations: Mapping[str, Evaluation], setting: Setting) -> dict[str, Any]:
         return {
             **self._labels(),
             **self._results(evaluations),
             "teacher": self._teacher_entry(),
-            "size": size_entry(trained.model, structure, trained.keep, self.mean_tokens),
-            "kept": {kind: units.sum(1).tolist() for kind, units in trained.keep.items()},
+            "size": size_entry(trained.model, setting.structure, trained.keep, self.mean_tokens),
+            "latency": latency_entry(trained.model, setting.student, self.config),
+            "kept": kept_counts(setting.structure, trained.keep),
             "agreement": trained.agreement,
             "data": self._data_entry(),
             "timings": {**self.seconds, "total": time.perf_counter() - self.started},
@@ -311,6 +318,36 @@ def size_entry(model: PreTrainedModel, structure: Structure, keep: Keep, tokens:
         "flops_task_dense": forward_flops(structure, structure.keep_all(), tokens),
         "flops_128_dense": forward_flops(structure, structure.keep_all(), 128),
     }
+
+
+def latency_entry(model: PreTrainedModel, dense: PreTrainedModel, config: RunConfig) -> dict[str, Any]:
+    """Seconds that the layers of the extracted and of the dense model take for one batch, in turn; a first impression.
+
+    Other runs may share the machine: the ratio holds, the seconds may not. `python -m gppdfd measure` takes its time.
+    """
+    tokens = min(128, config.data.max_length, longest_input(model))
+    timing = TimingConfig(threads=config.threads, seconds=LATENCY_SECONDS, rounds=LATENCY_ROUNDS)
+    models = {"model": model, "dense": dense}
+    found = {
+        name: rounds for name, (rounds, _) in latencies(models, Shape(LATENCY_BATCH, tokens), "encoder", timing).items()
+    }
+    seconds, speedup = {name: pooled(rounds) for name, rounds in found.items()}, ratio(found["dense"], found["model"])
+    return {
+        "part": "encoder",
+        "batch": LATENCY_BATCH,
+        "tokens": tokens,
+        "seconds": seconds["model"].median,
+        "dense_seconds": seconds["dense"].median,
+        "speedup": speedup.median,
+        "speedup_quartiles": [speedup.low, speedup.high],
+    }
+
+
+def kept_counts(structure: Structure, keep: Keep) -> dict[str, list[int]]:
+    """Kept units per layer by kind; of kinds that are not per layer, their number."""
+    layered = {kind: units.view(structure.layers, -1) for kind, units in keep.items() if kind not in ("hidden", WEIGHT)}
+    whole = {kind: [int(units.sum())] for kind, units in keep.items() if kind not in layered}
+    return {kind: units.sum(1).tolist() for kind, units in layered.items()} | whole
 
 
 def write_parquet(path: Path, columns: Mapping[str, list[Any]]) -> None:

@@ -68,6 +68,9 @@ def record(store: Path) -> dict:
 
 def test_record_says_what_was_done(record: dict) -> None:
     assert record["role"] == "student"
+    assert record["latency"]["tokens"] == 32
+    assert record["latency"]["speedup"] > 0
+    assert record["latency"]["seconds"] > 0
     assert record["size"]["sparsity"] == pytest.approx(0.8, abs=0.005)
     assert record["agreement"] < 1e-5
     assert record["steps"] == {"before": 0, "search": 10, "recovery": 10}
