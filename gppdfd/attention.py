@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.functional import linear
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from gppdfd.padding import filled, outputs_first, pad_inputs, spread_rows
+from gppdfd.padding import Padding, filled, outputs_first, pad_inputs
 from gppdfd.structure.heads import Group, Heads
 
 Rotate = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -32,7 +32,7 @@ class Layout:
 
     def __init__(self, heads: Heads, projections: list[Any]) -> None:
         self.heads, self._projections = heads, projections
-        self._rows = torch.tensor(_projection_rows(heads))
+        self._pad = Padding(_projection_rows(heads), 2 * sum(heads.qk) + sum(heads.vo))
         order = [head for group in self._all for head in group.heads]
         self._order = torch.tensor(order).argsort() if order else torch.tensor(order)
         self._units = [torch.tensor(_turned(heads, group)) for group in heads.groups]
@@ -73,10 +73,9 @@ class Layout:
 
     def _projected(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Queries, keys [batch, tokens, attending dims] and values [batch, tokens, attending + averaged dims]."""
-        self._rows = self._rows.to(hidden_states.device)
-        weight = spread_rows(torch.cat([outputs_first(projection) for projection in self._projections]), self._rows)
+        weight = self._pad(torch.cat([outputs_first(projection) for projection in self._projections]))
         biases = [projection.bias for projection in self._projections]
-        bias = None if biases[0] is None else spread_rows(torch.cat(biases), self._rows)
+        bias = None if biases[0] is None else self._pad(torch.cat(biases))
         size = self.heads.attending_size
         return linear(hidden_states, weight, bias).split([size, size, size + self.heads.averaged_size], -1)
 
@@ -97,7 +96,11 @@ class Layout:
             start += group.size
         if self.heads.averaging:
             averaged = value[:, None, :, start:]
-            yield averaged.new_zeros(query.shape[0], 1, query.shape[1], averaged.shape[-1]), averaged * 0, averaged
+            yield (
+                averaged.new_zeros(query.shape[0], 1, query.shape[1], averaged.shape[-1]),
+                torch.zeros_like(averaged),
+                averaged,
+            )
 
     def _ordered(self, weights: list[torch.Tensor | None]) -> torch.Tensor | None:
         if any(part is None for part in weights):
@@ -111,7 +114,8 @@ def lay_out(attention: nn.Module, output: nn.Module, layout: Layout, forward: Ca
     """Make `attention` run `forward` with `layout`, and its `output` projection take the padded context."""
     attention.layout = layout  # type: ignore[assignment]
     attention.__class__ = _grouped_class(type(attention), forward)  # type: ignore[arg-type]
-    pad_inputs(output, _value_places(layout.heads, 0, sum(layout.heads.vo)))
+    values = sum(layout.heads.vo)
+    pad_inputs(output, Padding(_value_places(layout.heads, 0, values), values))
 
 
 def eager_attention(

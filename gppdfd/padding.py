@@ -31,40 +31,53 @@ def filled(places: Any, size: int, filler: int) -> list[int]:
     return [*places, *[filler] * (size - len(places))]
 
 
-def spread_rows(weight: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Rows of a weight (or entries of a bias) at `places`; the place behind the last one is a row of zeros."""
-    return pad(weight, (0, 1) if weight.ndim == 1 else (0, 0, 0, 1)).index_select(0, places)
+def pad_outputs(module: nn.Module, padding: "Padding") -> None:
+    """Make a linear map give padded outputs: [..., inputs] -> [..., padded]."""
+    _retype(module, _PaddedOutputs, padding)
 
 
-def pad_outputs(module: nn.Module, places: list[int]) -> None:
-    """Make a linear map give padded outputs: [..., inputs] -> [..., len(places)]."""
-    _retype(module, _PaddedOutputs, places)
+def pad_inputs(module: nn.Module, padding: "Padding") -> None:
+    """Make a linear map take padded inputs: [..., padded] -> [..., outputs]."""
+    _retype(module, _PaddedInputs, padding)
 
 
-def pad_inputs(module: nn.Module, places: list[int]) -> None:
-    """Make a linear map take padded inputs: [..., len(places)] -> [..., outputs]."""
-    _retype(module, _PaddedInputs, places)
+class Padding:
+    """Rows and rows of zeros in the order of `places`; a place behind the last row is a row of zeros."""
+
+    def __init__(self, places: list[int], rows: int) -> None:
+        self._places = torch.tensor(places)
+        # Zeros at the end only, the common case, take no index: that is cheaper in the backward pass.
+        self._extra = len(places) - rows if places == filled(range(rows), len(places), rows) else None
+
+    def __call__(self, weight: torch.Tensor) -> torch.Tensor:
+        """Rows of a weight [rows, ...] (or entries of a bias) -> [places, ...]."""
+        if self._extra is not None:
+            return _pad_rows(weight, self._extra)
+        self._places = self._places.to(weight.device)
+        return _pad_rows(weight, 1).index_select(0, self._places)
 
 
 class _PaddedOutputs:
-    places: torch.Tensor
+    padding: Padding
 
     def forward(self: Any, states: torch.Tensor) -> torch.Tensor:
-        self.places = self.places.to(states.device)
-        bias = None if self.bias is None else spread_rows(self.bias, self.places)
-        return linear(states, spread_rows(outputs_first(self), self.places), bias)
+        bias = None if self.bias is None else self.padding(self.bias)
+        return linear(states, self.padding(outputs_first(self)), bias)
 
 
 class _PaddedInputs:
-    places: torch.Tensor
+    padding: Padding
 
     def forward(self: Any, states: torch.Tensor) -> torch.Tensor:
-        self.places = self.places.to(states.device)
-        return linear(states, spread_rows(outputs_first(self).t(), self.places).t(), self.bias)
+        return linear(states, self.padding(outputs_first(self).t()).t(), self.bias)
 
 
-def _retype(module: nn.Module, mixin: type, places: list[int]) -> None:
-    module.places = torch.tensor(places)
+def _pad_rows(weight: torch.Tensor, count: int) -> torch.Tensor:
+    return pad(weight, (0, count) if weight.ndim == 1 else (0, 0, 0, count))
+
+
+def _retype(module: nn.Module, mixin: type, padding: Padding) -> None:
+    module.padding = padding  # type: ignore[assignment]
     module.__class__ = _padded_class(type(module), mixin)  # type: ignore[arg-type]
 
 

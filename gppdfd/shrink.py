@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from gppdfd.padding import filled, pad_inputs, pad_outputs, padded_size
+from gppdfd.padding import Padding, filled, pad_inputs, pad_outputs, padded_size
 from gppdfd.structure import Keep, Masks, Place, Structure, adapter_for, structure_of
 from gppdfd.structure.heads import heads_of
 from gppdfd.structure.passing import BiasAlone
@@ -90,13 +90,14 @@ def _pad_ffn(place: Place, dense: int) -> None:
     if place.site.inputs == "activation":
         width = module.weight.shape[1 - place.output_dim]
         if padded_size(width, dense) != width:
-            pad_inputs(module, filled(range(width), padded_size(width, dense), width))
+            pad_inputs(module, Padding(filled(range(width), padded_size(width, dense), width), width))
     if outputs in ("up", "gated_up"):
         rows = module.weight.shape[place.output_dim]
         width = rows // (2 if outputs == "gated_up" else 1)
         if padded_size(width, dense) != width:
             blocks = [range(start, start + width) for start in range(0, rows, width)]
-            pad_outputs(module, [row for block in blocks for row in filled(block, padded_size(width, dense), rows)])
+            places = [row for block in blocks for row in filled(block, padded_size(width, dense), rows)]
+            pad_outputs(module, Padding(places, rows))
 
 
 def _place_cuts(structure: Structure, settled: Keep, masks: Masks, place: Place) -> dict[str, Cuts]:
