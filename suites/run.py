@@ -10,8 +10,9 @@ from pathlib import Path
 
 from gppdfd.cli import at_least_one, parse, run_command
 from gppdfd.errors import DataError, UsageError, unknown
+from gppdfd.progress import duration
 from suites.claims import forget_failure
-from suites.display import Estimate, duration, make_display
+from suites.display import Estimate, make_display
 from suites.grid import Request, Suite, load_suite
 from suites.local import LocalLauncher, LocalSettings, default_jobs, usable_gpus
 from suites.plan import PlannedRun, make_plan, with_earlier, write_plan
