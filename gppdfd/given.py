@@ -68,7 +68,7 @@ class Models:
         folder = Path(model_path(name))
         if not name or (folder.is_dir() and not any((folder / file).is_file() for file in TOKENIZER_FILES)):
             where = f" in {name!r}" if name else ", because the model was made in memory"
-            raise UsageError(f"no tokenizer{where}: give tokenizer=AutoTokenizer.from_pretrained(...) of the model")
+            raise UsageError(f"no tokenizer{where}: give one, tokenizer=... or --tokenizer")
         return load_tokenizer(name)
 
     def length(self, max_length: int) -> int:

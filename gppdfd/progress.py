@@ -39,16 +39,21 @@ class PlainProgress(Progress):
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._training = self._phase = ""
-        self._start = 0.0
+        self._first, self._start = 0, 0.0
 
     def step(self, training: str, phase: str, step: int, steps: int) -> None:
         if training != self._training:
-            self._training, self._start = training, time.monotonic()
+            self._training, self._first, self._start = training, step, time.monotonic()
         if phase == self._phase and step % max(1, steps // LINES) and step < steps:
             return
         self._phase = phase
-        left = (time.monotonic() - self._start) / step * (steps - step)
-        self.message(f"{training}: {phase} {step}/{steps}, {duration(left)} left")
+        self.message(f"{training}: {phase} {step}/{steps}{self._left(step, steps)}")
+
+    def _left(self, step: int, steps: int) -> str:
+        if step in (self._first, steps):
+            return ""
+        per_step = (time.monotonic() - self._start) / (step - self._first)
+        return f", {duration(per_step * (steps - step))} left"
 
     def message(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
