@@ -230,7 +230,7 @@ def _kind(values: list[Any], where: str) -> Literal["text", "number", "real"]:
         if not all(map(math.isfinite, values)):
             raise DataError(f"{where}: a label is infinite")
         return "real"
-    names = ", ".join(sorted(kind.__name__ for kind in kinds))
+    names = " and ".join(sorted(kind.__name__ for kind in kinds))
     raise DataError(f"{where}: labels must be all texts or all numbers, not {names}")
 
 
