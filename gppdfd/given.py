@@ -81,7 +81,7 @@ class Models:
     def fresh(self, spec: TaskSpec, seed: int) -> PreTrainedModel:
         """A copy of the model with the classes of a task, in float32."""
         if isinstance(self.model, PreTrainedModel):
-            return with_classes(deepcopy(self.model).float().requires_grad_(True), spec)
+            return with_classes(copied(self.model), spec)
         return with_classes(load_encoder(str(self.model), spec, seed), spec)
 
     def random(self, spec: TaskSpec, seed: int) -> PreTrainedModel:
@@ -93,7 +93,7 @@ class Models:
     def given_teacher(self, spec: TaskSpec, seed: int) -> PreTrainedModel | None:
         """A copy of the given teacher."""
         if self.teacher is None or isinstance(self.teacher, PreTrainedModel):
-            return deepcopy(self.teacher).float() if self.teacher is not None else None
+            return None if self.teacher is None else copied(self.teacher)
         folder = Path(self.teacher)
         return load(folder) if folder.is_dir() else load_encoder(str(self.teacher), spec, seed)
 
@@ -132,6 +132,11 @@ def is_classifier(model: Model | None, config: PretrainedConfig) -> bool:
 def class_names(config: PretrainedConfig) -> tuple[str, ...]:
     """Names of a classifier's classes in label order."""
     return tuple(str(config.id2label[number]) for number in sorted(config.id2label))
+
+
+def copied(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy on the CPU, where a wrong token is an error and no lost device; in float32, all weights trainable."""
+    return deepcopy(model).cpu().float().requires_grad_(True)
 
 
 def with_classes(model: PreTrainedModel, spec: TaskSpec) -> PreTrainedModel:
