@@ -62,13 +62,20 @@ def load_structure(name: str) -> Structure:
     return adapter_for(config).structure(config)
 
 
+def load_config(name: str) -> PretrainedConfig:
+    """Config of a model; `DataError` if it cannot be read."""
+    return _guarded(name, AutoConfig.from_pretrained)
+
+
 def load_tokenizer(name: str) -> Any:
     """Fast tokenizer of a model."""
     return _guarded(name, AutoTokenizer.from_pretrained)
 
 
 def load_encoder(name: str, spec: TaskSpec, seed: int, pretrained: bool = True) -> PreTrainedModel:
-    """Encoder with a new classification head for a task; head (and random weights) are drawn from the run's own stream.
+    """Encoder with a classification head for a task; head (and random weights) are drawn from the run's own stream.
+
+    The head is new, unless the model has one of the task's width.
 
     Args:
         pretrained: False draws all weights at random, which is the control for pre-training.
@@ -80,7 +87,8 @@ def load_encoder(name: str, spec: TaskSpec, seed: int, pretrained: bool = True) 
     settings = {"num_labels": spec.outputs, "problem_type": _problem_type(spec)}
     torch.manual_seed(derive_seed(seed, "init"))
     if pretrained:
-        model = _guarded(name, AutoModelForSequenceClassification.from_pretrained, dtype=torch.float32, **settings)
+        fresh = {"dtype": torch.float32, "ignore_mismatched_sizes": True}
+        model = _guarded(name, AutoModelForSequenceClassification.from_pretrained, **fresh, **settings)
     else:
         config = _guarded(name, AutoConfig.from_pretrained, **settings)
         model = AutoModelForSequenceClassification.from_config(config)

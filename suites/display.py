@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, TextIO
 
+from gppdfd.progress import duration
 from suites.plan import PlannedRun
 from suites.store import Progress
 
@@ -230,13 +231,3 @@ def make_display(plan: Sequence[PlannedRun], done: Collection[str], jobs: int, e
     """The display that suits the standard output."""
     kind = RichDisplay if sys.stdout.isatty() else PlainDisplay
     return kind(plan, done, jobs, estimate)
-
-
-def duration(seconds: float | None) -> str:
-    """`8.1 s`, `12 min`, `3 h 05 min`."""
-    if seconds is None:
-        return "?"
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

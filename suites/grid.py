@@ -14,11 +14,11 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from gppdfd.cli import set_value, yaml_value
 from gppdfd.errors import UsageError, unknown
-from suites.validation import validated
+from gppdfd.validation import validated
 
 DENSE = "dense"
 AXES = ("task", "method", "sparsity", "seed")
@@ -199,11 +199,11 @@ def split_list(text: str) -> list[str]:
 
 def _read_yaml(name: str) -> Any:
     if name.endswith((".yaml", ".yml")) or "/" in name:
-        return _parsed(_file_text(Path(name)), name)
+        return yaml_value(_file_text(Path(name)), name)
     if name not in (names := suite_names()):
         raise unknown("suite", name, names)
     file = resources.files("suites") / "configs" / f"{name}.yaml"
-    return _parsed(file.read_text(encoding="utf-8"), name)
+    return yaml_value(file.read_text(encoding="utf-8"), name)
 
 
 def _file_text(path: Path) -> str:
@@ -211,24 +211,6 @@ def _file_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"suite file {path} cannot be read: {error}") from None
-
-
-def _parsed(text: str, where: str) -> Any:
-    try:
-        return _with_numbers(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise UsageError(f"{where} is no valid YAML: {' '.join(str(error).split())}") from None
-
-
-def _with_numbers(value: Any) -> Any:
-    """YAML 1.1 takes `1e-4` for a text, because it has no dot; nobody who writes it means a text."""
-    if isinstance(value, dict):
-        return {key: _with_numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_with_numbers(item) for item in value]
-    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
-        return float(value)
-    return value
 
 
 def _apply(content: Any, request: Request, where: str) -> None:
@@ -246,17 +228,10 @@ def _apply(content: Any, request: Request, where: str) -> None:
 
 
 def _set(preset: dict[str, Any], setting: str) -> None:
-    path, equals, text = setting.partition("=")
-    if not equals:
-        raise UsageError(f"--set {setting}: write KEY=VALUE, such as training.lr=1e-4")
-    *parents, last = path.strip().split(".")
-    if (first := (*parents, last)[0]) not in Preset.model_fields:
+    first = setting.partition("=")[0].strip().split(".")[0]
+    if "=" in setting and first not in Preset.model_fields:
         raise unknown("key in --set", first, Preset.model_fields)
-    for key in parents:
-        preset = preset.setdefault(key, {})
-        if not isinstance(preset, dict):
-            raise UsageError(f"--set {setting}: {key} is a single value, it has no keys")
-    preset[last] = _parsed(text, f"--set {setting}")
+    set_value(preset, setting)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
+from gppdfd.cli import parse, run_command
 from gppdfd.errors import unknown
-from suites.cli import parse, run_command
 from suites.grid import load_suite, suite_names
 
 

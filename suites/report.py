@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from gppdfd.cli import parse, run_command
 from gppdfd.errors import UsageError
 from gppdfd.files import write_text
-from suites.cli import parse, run_command
 from suites.figures import indicator_figure, indicator_pair, save_figure, score_figure
 from suites.figures.indicators import NOTHING, Wanted
 from suites.formats import Table, write_table

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gppdfd.cli import at_least_one, parse, run_command
 from gppdfd.errors import DataError, UsageError, unknown
+from gppdfd.progress import duration
 from suites.claims import forget_failure
-from suites.cli import at_least_one, parse, run_command
-from suites.display import Estimate, duration, make_display
+from suites.display import Estimate, make_display
 from suites.grid import Request, Suite, load_suite
 from suites.local import LocalLauncher, LocalSettings, default_jobs, usable_gpus
 from suites.plan import PlannedRun, make_plan, with_earlier, write_plan
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Stopped by the system or with the terminal: runs are given back as with Ctrl-C; nohup stays nohup.
         if signal.getsignal(name) is signal.SIG_DFL:
             signal.signal(name, signal.default_int_handler)
-    return run_command(_run, arguments)
+    return run_command(_run, arguments, "stopped; the same command goes on where it was")
 
 
 def _run(arguments: Sequence[str] | None) -> int:

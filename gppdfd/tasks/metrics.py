@@ -21,7 +21,7 @@ def score(spec: TaskSpec, predictions: np.ndarray, labels: np.ndarray) -> dict[s
         labels: the same for the right answers, [examples].
 
     Returns:
-        Metric name -> value in 0..1 (accuracy, f1) or -1..1 (matthews, pearson, spearman). Where the
+        Metric name -> value in 0..1 (accuracy, f1, macro_f1) or -1..1 (matthews, pearson, spearman). Where the
         predictions or the labels are constant, a correlation is 0.0.
 
     Raises:
@@ -53,6 +53,13 @@ def _f1(predictions: np.ndarray, labels: np.ndarray) -> float:
     from sklearn.metrics import f1_score
 
     return float(f1_score(labels, predictions, zero_division=0.0))
+
+
+def _macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over classes of their F1, 0.0 for a class that is never found."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predictions, average="macro", zero_division=0.0))
 
 
 def _matthews(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -92,6 +99,7 @@ def _constant(predictions: np.ndarray, labels: np.ndarray) -> bool:
 _METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "accuracy": _accuracy,
     "f1": _f1,
+    "macro_f1": _macro_f1,
     "matthews": _matthews,
     "pearson": _pearson,
     "spearman": _spearman,

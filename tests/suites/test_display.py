@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from gppdfd.progress import duration
 from suites import display
-from suites.display import Display, Estimate, PlainDisplay, RichDisplay, duration, make_display
+from suites.display import Display, Estimate, PlainDisplay, RichDisplay, make_display
 from suites.plan import PlannedRun
 from suites.store import Progress
 
