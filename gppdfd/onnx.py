@@ -33,9 +33,9 @@ Inputs = dict[str, torch.Tensor]
 def export(model: PreTrainedModel, path: Path | str, *, opset: int = OPSETS[0], check: bool = True) -> Path:
     """Write `model` as one ONNX file, weights included.
 
-    Inputs are int64 [batch, length] under the names that its tokenizer gives them: `input_ids`, `attention_mask` and, where
-    the model tells segments apart, `token_type_ids`. Outputs are those of the model: `logits`, or `start_logits` and
-    `end_logits`, or `last_hidden_state`. The model itself is not changed.
+    Inputs are int64 [batch, length] under the names that its tokenizer gives them: `input_ids`, `attention_mask` and,
+    where the model tells segments apart, `token_type_ids`. Outputs are those of the model: `logits`, or `start_logits`
+    and `end_logits`, or `last_hidden_state`. The model itself is not changed.
 
     Args:
         opset: version of the ONNX operator set.
@@ -107,8 +107,8 @@ def _write(program: Any, model: PreTrainedModel, path: Path, check: bool) -> Non
         apart = difference(model, path, batch, length)
         if not apart <= TOLERANCE:
             raise DataError(
-                f"the ONNX file differs from the model by {apart:.1e} (more than {TOLERANCE:.0e}) on {batch} x {length} "
-                "tokens; nothing was written"
+                f"the ONNX file differs from the model by {apart:.1e} (more than {TOLERANCE:.0e}) "
+                f"on {batch} x {length} tokens; nothing was written"
             )
 
 
