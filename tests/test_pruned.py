@@ -82,8 +82,15 @@ pytestmark = pytest.mark.usefixtures("quiet_loading")
 # --- save and load ---
 
 
-@pytest.mark.parametrize("kinds", KIND_SETS, ids=["+".join(kinds) for kinds in KIND_SETS])
-@pytest.mark.parametrize(("model_type", "task"), TASKS, ids=[f"{m}-{t or 'Model'}" for m, t in TASKS])
+@pytest.mark.parametrize(
+    ("model_type", "task", "kinds"),
+    [
+        pytest.param(*case, kinds, marks=marks, id=f"{case[0]}-{case[1] or 'Model'}-{'+'.join(kinds)}")
+        for case in TASKS
+        for kinds in KIND_SETS
+        for marks in [[] if case[1] == "SequenceClassification" or kinds in (("hidden",), KINDS) else pytest.mark.full]
+    ],
+)
 def test_saved_models_load_like_any_other(model_type: str, task: str, kinds: tuple[str, ...], tmp_path: Path) -> None:
     small = tiny_pruned(model_type, task, kinds, labels=2)
     save(small, tmp_path / "model")
