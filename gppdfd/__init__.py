@@ -1,9 +1,8 @@
 """Structured pruning and knowledge distillation of pre-trained language encoders on one common interface.
 
-import gppdfd
-small = gppdfd.extract(model, keep)
-gppdfd.save(small, folder)
-AutoModelForSequenceClassification.from_pretrained(folder)
+The names below are what users call: `compress` prunes a model on rows of one's own, `extract` cuts a model down to the
+units that are kept, `save` and `load_pruned` write and read it, `export` writes ONNX. After `import gppdfd`, the Auto
+classes of transformers load pruned folders too.
 """
 
 from importlib import import_module
@@ -14,7 +13,10 @@ from gppdfd import auto
 __version__ = "0.1.0"
 
 _PLACES = {
+    "LatencyTable": "gppdfd.latency",
     "Target": "gppdfd.budget",
+    "compress": "gppdfd.compression",
+    "export": "gppdfd.onnx",
     "extract": "gppdfd.extraction",
     "load_pruned": "gppdfd.pruned",
     "save": "gppdfd.pruned",

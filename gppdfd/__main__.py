@@ -10,6 +10,8 @@ from gppdfd.errors import unknown
 
 COMMANDS = {
     "compress": ("gppdfd.compress_command", "prune a model on rows of your own"),
+    "measure": ("gppdfd.measure_command", "parameters, FLOPs, latency and memory of a model"),
+    "export": ("gppdfd.onnx_command", "write a model as ONNX"),
 }
 """By name: the module, which has `add_arguments(parser)` and `run(options) -> int`, and a line for the help."""
 

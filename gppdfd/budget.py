@@ -61,6 +61,13 @@ class Target:
         if self.latency is not None and self.table is None:
             raise ValueError("a latency target needs the latency table of this machine")
 
+    @property
+    def described(self) -> dict[str, float]:
+        """What was asked for, as plain values."""
+        given = {name: getattr(self, name) for name in ("sparsity", "params", "flops", "latency")}
+        tokens = {"tokens": self.tokens} if self.flops is not None else {}
+        return {name: value for name, value in given.items() if value is not None} | tokens
+
     def budget(self, structure: Structure) -> float:
         """Highest cost that meets the target: parameters, FLOPs or seconds."""
         if self.sparsity is not None:

@@ -22,8 +22,8 @@ DEFAULT_SPARSITY = 0.95
 TARGETS = {
     "sparsity": (float, f"share of the encoder's parameters to remove (default: {DEFAULT_SPARSITY})"),
     "params": (int, "encoder parameters that may remain"),
-    "flops": (int, "FLOPs that may remain"),
-    "latency": (float, "seconds that may remain"),
+    "flops": (float, "FLOPs of the encoder layers on 128 tokens that may remain"),
+    "latency": (float, "seconds that the encoder layers may take for 32 rows of 128 tokens on this machine"),
 }
 """Options of which one is given: type and help."""
 
@@ -120,8 +120,8 @@ def _check_overwrite(folder: Path, overwrite: bool) -> None:
 
 def write_output(folder: Path, model: "PreTrainedModel", tokenizer: Any, report: Mapping[str, Any]) -> None:
     """Write model, tokenizer and report into `folder`, whole or not at all; what was there before is replaced."""
-    from gppdfd.extraction import save
     from gppdfd.files import write_json
+    from gppdfd.pruned import save
 
     temporary, old = (_beside(folder, ending) for ending in ("tmp", "old"))
     try:

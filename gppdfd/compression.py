@@ -16,11 +16,13 @@ from typing import Any, get_args
 import torch
 from transformers import PreTrainedModel
 
-from gppdfd.budget import Target, forward_flops, kept_parameters, sparsity
+from gppdfd.budget import Target, forward_flops, parameters, prunable, sparsity
 from gppdfd.errors import UsageError, unknown
 from gppdfd.evaluation import Evaluation, evaluate
 from gppdfd.given import Model, Models, check_tokens, count
 from gppdfd.interface import Method, parse_method
+from gppdfd.latency import LatencyTable
+from gppdfd.passes import Shape
 from gppdfd.progress import Progress, duration, make_progress
 from gppdfd.seeds import derive_seed
 from gppdfd.structure import Structure
@@ -29,6 +31,7 @@ from gppdfd.tasks.encoding import encode
 from gppdfd.tasks.metrics import majority
 from gppdfd.tasks.own import EVALUATION, own_task
 from gppdfd.tasks.table import table_of
+from gppdfd.timing import TimingConfig
 from gppdfd.training import Hooks, Precision, Stopwatch, Trained, Trainer, TrainingConfig
 from gppdfd.validation import validated
 
@@ -127,7 +130,9 @@ def compress(
         teacher: fine-tuned classifier, or its folder or hub name; `teacher=model` takes the model as it is. None
             fine-tunes a copy of the model first, if the method needs a teacher.
         method: a name such as `gpp+dfd`; `python -m suites.list methods` prints all.
-        target: what must remain, exactly one of `sparsity`, `params`, `flops`, `latency`.
+        target: what must remain, exactly one of `sparsity`, `params`, `flops` (of the encoder layers on 128 tokens, or
+            on `tokens`) and `latency` (seconds of the encoder layers for 32 rows of 128 tokens on this machine: measured
+            first, or read from the `table` that comes with it).
         tokenizer: a fast tokenizer, or its folder or hub name; None takes the model's.
         text_columns: one column, or two for pairs; None takes the only column with texts.
         eval_dataset: rows to score student and teacher on at the end, with the same columns.
@@ -144,16 +149,16 @@ def compress(
             of reach, too few rows.
         DataError: the rows or the files of a model are broken; the message names rows or file.
     """
+    models, place = Models(model, teacher), _device(device)
     request = Request(
         method=parse_method(method),
-        target=target_of(target),
+        target=target_of(target, lambda: latency_table(models.structure, place)),
         training=training,
         max_length=max_length,
         seed=seed,
-        device=_device(device),
+        device=place,
         precision=_known_precision(precision),
     )
-    models = Models(model, teacher)
     train = table_of(train_dataset, "the training data", label_column)
     evaluation = None if eval_dataset is None else table_of(eval_dataset, "the evaluation data", label_column)
     data = own_task(train, evaluation, text_columns, label_column, models.heads)
@@ -166,8 +171,11 @@ def compress(
     return small
 
 
-def target_of(target: Mapping[str, Any] | Target) -> Target:
+def target_of(target: Mapping[str, Any] | Target, timed: Callable[[], LatencyTable]) -> Target:
     """Target from a mapping with exactly one of `TARGETS`, and further fields of `Target` if need be.
+
+    Args:
+        timed: makes the latency table of this machine, for a target `latency` that brings none.
 
     Raises:
         UsageError: none or several kinds, an unknown key, or a value out of range.
@@ -176,16 +184,23 @@ def target_of(target: Mapping[str, Any] | Target) -> Target:
         return target
     known = {each.name for each in fields(Target)}
     for key in target:
-        if key in TARGETS and key not in known:
-            raise UsageError(f"target {key!r} is not available in this version; give sparsity")
         if key not in known:
             raise unknown("key in target", str(key), known)
     if sum(key in TARGETS for key in target) != 1:
         raise UsageError(f"target needs exactly one of {', '.join(TARGETS)}, such as {{'sparsity': 0.95}}")
     try:
-        return Target(**target)
+        fields_of_target: dict[str, Any] = dict(target)
+        if "latency" in target and "table" not in target:
+            fields_of_target["table"] = timed()
+        return Target(**fields_of_target)
     except (TypeError, ValueError) as error:
         raise UsageError(f"target {dict(target)}: {error}") from None
+
+
+def latency_table(structure: Structure, device: torch.device) -> LatencyTable:
+    """Latency of the encoder's sublayers for 32 rows of 128 tokens, with torch's present number of threads."""
+    timing = TimingConfig(threads=torch.get_num_threads())
+    return LatencyTable.measure(structure, Shape(32, 128), timing, device.type)
 
 
 def training_settings(
@@ -330,7 +345,7 @@ class Compression:
         tokens = round(len(self.encoded.train.tokens) / len(self.encoded.train))
         return Report(
             method=self.request.method.spec,
-            target=asdict(self.request.target),
+            target=self.request.target.described,
             seed=self.request.seed,
             labels=self.spec.labels,
             rows={"train": len(self.data.train), **{name: len(rows) for name, rows in self.data.evaluations.items()}},
@@ -338,8 +353,8 @@ class Compression:
             training=self.settings.model_dump(),
             sparsity=sparsity(self.structure, keep),
             parameters={
-                "encoder_dense": self.structure.prunable,
-                "encoder": kept_parameters(self.structure, keep),
+                "encoder_dense": prunable(self.structure),
+                "encoder": parameters(self.structure, keep),
                 "total_dense": total,
                 "total": count(trained.model),
             },
@@ -381,7 +396,7 @@ def check_reachable(request: Request, structure: Structure) -> None:
     """`UsageError` when the method cannot meet the target on such a model."""
     pruner, _ = request.method.build()
     if reason := pruner.unreachable(structure, request.target):
-        raise UsageError(f"{request.method.spec} cannot meet {request.target}: {reason}")
+        raise UsageError(f"{request.method.spec} cannot meet {request.target.described}: {reason}")
 
 
 def _device(name: torch.device | str | None) -> torch.device:

@@ -8,8 +8,8 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from gppdfd.errors import UsageError
-from gppdfd.extraction import CONFIG_FIELD, load
 from gppdfd.models import load_config, load_encoder, load_tokenizer, model_content, model_path
+from gppdfd.pruned import FIELD, load_pruned
 from gppdfd.seeds import derive_seed
 from gppdfd.structure import Structure, adapter_for
 from gppdfd.tasks.base import TaskSpec
@@ -30,7 +30,7 @@ class Models:
     def __init__(self, model: Model, teacher: Model | None) -> None:
         self.model, self.teacher = model, teacher
         self.config = checked_config(model, "the model")
-        if getattr(self.config, CONFIG_FIELD, None) is not None:
+        if getattr(self.config, FIELD, None) is not None:
             raise UsageError("the model is pruned already: give the dense model it was made from")
         self.teacher_config = None if teacher is None else checked_config(teacher, "the teacher")
         if self.teacher_config is not None and not is_classifier(teacher, self.teacher_config):
@@ -95,7 +95,7 @@ class Models:
         if self.teacher is None or isinstance(self.teacher, PreTrainedModel):
             return None if self.teacher is None else copied(self.teacher)
         folder = Path(self.teacher)
-        return load(folder) if folder.is_dir() else load_encoder(str(self.teacher), spec, seed)
+        return load_pruned(folder) if folder.is_dir() else load_encoder(str(self.teacher), spec, seed)
 
 
 def checked_config(model: Model, who: str) -> PretrainedConfig:

@@ -2,8 +2,8 @@
 
 For every dense class that an adapter knows, such as `BertForSequenceClassification`, there is a `Pruned` one, built by
 the dense class's own code and cut down to what `pruned_structure` in its config says. Its config class has the
-`model_type` of the dense one with `pruned-` before it, so that transformers' Auto classes find it once `gppdfd` has been
-imported, and refuse the folder by name when it has not.
+`model_type` of the dense one with `pruned-` before it, so that transformers' Auto classes find it once `gppdfd` has
+been imported, and refuse the folder by name when it has not.
 """
 
 import shutil
@@ -14,17 +14,22 @@ from uuid import uuid4
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from gppdfd.errors import DataError
+from gppdfd.files import write_text
 from gppdfd.quiet import quiet
 from gppdfd.shrink import shrink
 from gppdfd.structure import ADAPTERS, PREFIX, Keep, adapter_for, structure_of
-from gppdfd.structure.kept import describe, read
+from gppdfd.structure.kept import check_format, describe, read
 
 FIELD = "pruned_structure"
+
+UNREADABLE = (OSError, LookupError, ArithmeticError, ValueError, TypeError, RuntimeError, StrictDataclassError)
+"""What transformers raises at damaged files, by what is wrong in them."""
 
 
 class PrunedModel:
@@ -37,21 +42,27 @@ class PrunedModel:
             shrink(model, kept(model))
 
     @classmethod
-    def from_pretrained(cls, name: Any, *inputs: Any, output_loading_info: bool = False, **settings: Any) -> Any:
-        """As in transformers, but weights that are missing inside the encoder are an error, not a random draw.
+    def from_pretrained(
+        cls,
+        name: Any,
+        *inputs: Any,
+        output_loading_info: bool = False,
+        ignore_mismatched_sizes: bool = False,
+        **settings: Any,
+    ) -> Any:
+        """As in transformers, but an encoder whose weights are missing or of another shape is never filled at random.
 
         Raises:
             DataError: a weight of the encoder is missing, or weights do not fit the structure in config.json.
         """
         parent: Any = super()
+        # transformers may ignore other shapes, so that the error here can name the weight.
+        settings |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
         try:
-            model, info = parent.from_pretrained(name, *inputs, output_loading_info=True, **settings)
-        except RuntimeError as error:
-            raise DataError(f"{name}: weights do not fit the structure in config.json: {error}") from error
-        inside = f"{model.base_model_prefix}."
-        missing = [key for key in info["missing_keys"] if key.startswith(inside) or model.base_model is model]
-        if missing:
-            raise DataError(f"{name}: {len(missing)} weights are missing, among them {min(missing)}")
+            model, info = parent.from_pretrained(name, *inputs, **settings)
+        except SafetensorError as error:
+            raise DataError(f"{name} cannot be read as a model: {error}") from error
+        _check_encoder(name, model, info, new_head=ignore_mismatched_sizes)
         return (model, info) if output_loading_info else model
 
 
@@ -94,7 +105,7 @@ def register() -> None:
     for model_type in sorted(model_type for adapter in ADAPTERS for model_type in adapter.model_types):
         AutoConfig.register(PREFIX + model_type, config_class(model_type), exist_ok=True)
         for dense, auto in dense_classes(model_type).items():
-            auto.register(config_class(model_type), pruned_class(dense), exist_ok=True)
+            auto.register(config_class(model_type), pruned_class(dense), exist_ok=True)  # type: ignore[arg-type]
 
 
 @cache
@@ -106,17 +117,25 @@ def dense_classes(model_type: str) -> dict[type[PreTrainedModel], Any]:
 
 
 def save(model: PreTrainedModel, folder: Path, tokenizer: Any = None) -> None:
-    """Write `model` (safetensors, config with its structure) into `folder`, whole or not at all."""
+    """Write `model` (safetensors, config with its structure, a card if pruned) into `folder`, whole or not at all."""
     temporary = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.tmp")
     try:
         with quiet():
             model.save_pretrained(temporary)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
+        if isinstance(model, PrunedModel):
+            _write_card(model, temporary)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_card(model: PreTrainedModel, folder: Path) -> None:
+    from gppdfd.card import model_card  # which needs this module
+
+    write_text(folder / "README.md", model_card(model))
 
 
 def load_pruned(folder: Path | str) -> PreTrainedModel:
@@ -135,7 +154,7 @@ def load_pruned(folder: Path | str) -> PreTrainedModel:
             model, info = _class_of(config, folder).from_pretrained(folder, output_loading_info=True)
     except DataError as error:
         raise DataError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from None
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except UNREADABLE as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"{folder} cannot be read as a model: {reason}") from error
     _check_complete(folder, info)
@@ -146,12 +165,33 @@ def _class_of(config: PretrainedConfig, folder: Path) -> type[PreTrainedModel]:
     """Class that config.json names."""
     pruned = config.model_type.startswith(PREFIX)
     if not pruned and hasattr(config, FIELD):
+        check_format(getattr(config, FIELD), str(folder))
         raise DataError(f"{folder}: {FIELD} in config.json needs model_type {PREFIX}{config.model_type}")
     name = (config.architectures or [""])[0]
-    dense = getattr(transformers, name.removeprefix("Pruned"), None)
+    dense: Any = getattr(transformers, name.removeprefix("Pruned"), None)
     if not (isinstance(dense, type) and issubclass(dense, PreTrainedModel)):
         raise DataError(f"{folder}: config.json names the unknown architecture {name!r}")
+    if pruned and dense not in dense_classes(config.model_type.removeprefix(PREFIX)):
+        raise DataError(f"{folder}: architecture {name!r} in config.json is not one of model_type {config.model_type}")
     return pruned_class(dense) if pruned else dense
+
+
+def _check_encoder(name: Any, model: PreTrainedModel, info: dict[str, Any], new_head: bool) -> None:
+    """Refuse weights that are missing in the encoder, or of another shape there (with `new_head`) or anywhere."""
+
+    def inside(key: str) -> bool:
+        return model.base_model is model or key.startswith(f"{model.base_model_prefix}.")
+
+    missing = sorted(filter(inside, info["missing_keys"]))
+    if missing:
+        raise DataError(f"{name}: {len(missing)} weights are missing, among them {missing[0]}")
+    wrong = sorted(entry for entry in info["mismatched_keys"] if inside(entry[0]) or not new_head)
+    if wrong:
+        key, found, wanted = wrong[0]
+        raise DataError(
+            f"{name}: {len(wrong)} weights do not fit the structure in config.json, among them {key}, "
+            f"which is {tuple(found)} and not {tuple(wanted)}"
+        )
 
 
 def _check_complete(folder: Path, info: dict[str, Any]) -> None:

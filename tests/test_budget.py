@@ -66,7 +66,11 @@ def test_counts_equal_those_of_the_extracted_model(model_type: str, data: st.Dat
         for place in adapter_for(small).places(small)
         if place.layer is None and place.module.weight.ndim == 2 and not isinstance(place.module, torch.nn.Embedding)
     )
-    assert counter.get_total_flops() == forward_flops(structure, keep, TOKENS) + outside
+    # Older versions of transformers compute rotary angles by a matrix product; the angles are no weights.
+    angles = sum(
+        sum(counts.values()) for name, counts in counter.get_flop_counts().items() if name.endswith("rotary_emb")
+    )
+    assert counter.get_total_flops() - angles == forward_flops(structure, keep, TOKENS) + outside
 
 
 @settings(max_examples=25, deadline=None)

@@ -23,11 +23,15 @@ from gppdfd.__main__ import main
 from gppdfd.budget import Target
 from gppdfd.compression import DEFAULT_TARGET, TARGETS, Report, compress, target_of, training_settings
 from gppdfd.errors import DataError, UsageError
-from gppdfd.extraction import load
 from gppdfd.interface import parse_method
+from gppdfd.latency import Curve, LatencyTable, layer_sizes
+from gppdfd.passes import Shape
 from gppdfd.progress import PlainProgress, RichProgress
+from gppdfd.pruned import kept, load_pruned
+from gppdfd.structure import structure_of
 from gppdfd.tasks.micro import MODEL
 from gppdfd.tasks.table import named_rows, read_table, table_of
+from gppdfd.timing import machine
 from gppdfd.training import Trainer, TrainingConfig
 from tests.tiny import tiny_model
 
@@ -239,7 +243,24 @@ def test_given_settings_win_over_those_of_the_method_and_a_whole_config_stays() 
 
 @given(st.floats(0, 0.99))
 def test_target_by_name(value: float) -> None:
-    assert target_of({"sparsity": value}) == Target(value)
+    assert target_of({"sparsity": value}, no_table) == Target(value)
+
+
+def no_table() -> Any:
+    raise AssertionError("measured a table that nobody asked for")
+
+
+@pytest.mark.parametrize("target", [{"params": 4_000}, {"flops": 60_000, "tokens": 8}, {"latency": 6.0}])
+def test_other_targets_are_met(target: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second per head, so that 6 seconds leave at most 6 of 12 heads."""
+    heads, dims = Curve((0, 4), (0.0, 4.0)), Curve((0, 40), (0.0, 0.0))
+    table = LatencyTable(layer_sizes(structure_of(tiny())), heads, dims, Shape(1, 8), machine(torch.device("cpu"), 1))
+    monkeypatch.setattr("gppdfd.compression.latency_table", lambda structure, device: table)
+    reports: list[Report] = []
+    model = small(tiny(), rows(), target=target, report=reports.append)
+    assert reports[0].target == target
+    asked, structure = target_of(target, lambda: table), structure_of(model)
+    assert asked.cost(structure, kept(model)) <= asked.budget(structure)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +274,7 @@ def test_target_by_name(value: float) -> None:
 )
 def test_bad_targets(target: dict[str, Any], match: str) -> None:
     with pytest.raises(UsageError, match=match):
-        target_of(target)
+        target_of(target, no_table)
 
 
 # What is refused, before any training
@@ -468,7 +489,7 @@ def test_command_end_to_end(folder: Path, ending: str) -> None:
     columns = ["--text-column", "a", "--text-column", "b", "--eval-data", str(data)]
     assert command(folder, *columns, data=data.name) == 0
     report = json.loads((folder / "out" / "compression.json").read_text())
-    model = load(folder / "out")
+    model = load_pruned(folder / "out")
     assert model.config.id2label == {0: "eggs", 1: "ham", 2: "spam"}
     assert report["parameters"]["total"] == sum(parameter.numel() for parameter in model.parameters())
     assert report["training"]["search_epochs"] == report["training"]["recovery_epochs"] == 1

@@ -13,7 +13,9 @@ VOCABULARY = 60
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "gpt2", "modernbert")
 
 
-def tiny_config(model_type: str = "bert", labels: int = 3, attention: str = "sdpa") -> PretrainedConfig:
+def tiny_config(
+    model_type: str = "bert", labels: int = 3, attention: str = "sdpa", layers: int = 3
+) -> PretrainedConfig:
     """3 layers x 4 heads of 8, FFN 40, no dropout."""
     own = {
         "distilbert": {"hidden_dim": 40, "dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0},
@@ -24,7 +26,7 @@ def tiny_config(model_type: str = "bert", labels: int = 3, attention: str = "sdp
     config = CONFIG_MAPPING[model_type](
         vocab_size=VOCABULARY,
         hidden_size=32,
-        num_hidden_layers=3,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         max_position_embeddings=40,
         pad_token_id=0,
@@ -49,11 +51,12 @@ def tiny_model(
     seed: int = 0,
     attention: str = "sdpa",
     task: str = "SequenceClassification",
+    layers: int = 3,
 ) -> PreTrainedModel:
     """Random weights, also in LayerNorms and biases, so that feature sums are not 0 and nothing cancels."""
     torch.manual_seed(seed)
     auto = getattr(transformers, f"AutoModelFor{task}" if task else "AutoModel")
-    model = auto.from_config(tiny_config(model_type, labels, attention))
+    model = auto.from_config(tiny_config(model_type, labels, attention, layers))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:

@@ -1,15 +1,17 @@
 """What is left of a pruned model, as its config.json says it."""
 
-from itertools import groupby
+from itertools import chain, groupby, islice
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from gppdfd.errors import DataError
 from gppdfd.structure.base import Keep, Structure
 
 FORMAT: Literal[2] = 2
+MOST_UNITS = 1_000_000
+"""In one list: a damaged file must not ask for more memory than a model could."""
 
 
 def write_ranges(indices: list[int]) -> str:
@@ -18,24 +20,27 @@ def write_ranges(indices: list[int]) -> str:
     return ",".join(f"{run[0][1]}-{run[-1][1]}" if len(run) > 1 else str(run[0][1]) for run in runs)
 
 
-def read_ranges(text: Any) -> Any:
+def read_ranges(text: Any) -> list[int]:
     """Counterpart of `write_ranges`; `ValueError` for anything that it does not write."""
     if not isinstance(text, str):
-        return text
-    indices: list[int] = []
-    for part in filter(None, text.split(",")):
-        first, _, last = part.partition("-")
-        indices.extend(range(int(first), int(last or first) + 1))
+        raise ValueError(f"{text!r:.40} is no text such as '0-2,5'")
+    numbers = chain.from_iterable(map(_range, filter(None, text.split(","))))
+    indices = list(islice(numbers, MOST_UNITS))
     if write_ranges(indices) != text or indices != sorted(set(indices)):
-        raise ValueError(f"{text!r} is no list of increasing ranges such as '0-2,5'")
+        raise ValueError(f"{text!r:.40} is no list of increasing ranges such as '0-2,5'")
     return indices
+
+
+def _range(part: str) -> range:
+    first, _, last = part.partition("-")
+    return range(int(first), int(last or first) + 1)
 
 
 Indices = Annotated[list[int], BeforeValidator(read_ranges), PlainSerializer(write_ranges)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class KeptAttention(_Part):
@@ -50,7 +55,7 @@ class KeptLayer(_Part):
     """One layer: its attention and the number of its FFN dims; None where the sublayer has been removed."""
 
     attention: KeptAttention | None
-    ffn: int | None
+    ffn: Annotated[int, Field(ge=0)] | None
 
 
 class Kept(_Part):
@@ -66,7 +71,7 @@ def describe(structure: Structure, keep: Keep) -> dict[str, Any]:
     settled = structure.settled(keep)
     layers = [_describe_layer(settled, layer) for layer in range(structure.layers)]
     hidden = None if settled["hidden"].all() else _indices(settled["hidden"])
-    return Kept(hidden=hidden, layers=layers).model_dump(mode="json", exclude_none=False)
+    return Kept.model_construct(hidden=hidden, layers=layers).model_dump(mode="json", exclude_none=False)
 
 
 def read(description: Any, structure: Structure, name: str) -> Keep:
@@ -75,9 +80,7 @@ def read(description: Any, structure: Structure, name: str) -> Keep:
     Raises:
         DataError: it is of another version, damaged, or does not fit the model called `name`.
     """
-    version = description.get("format") if isinstance(description, dict) else None
-    if version != FORMAT:
-        raise DataError(f"{name}: pruned_structure has format {version!r}; this version reads format {FORMAT}")
+    check_format(description, name)
     try:
         kept = Kept.model_validate(description)
         return structure.settled(_keep(kept, structure))
@@ -89,17 +92,26 @@ def read(description: Any, structure: Structure, name: str) -> Keep:
         raise DataError(f"{name}: pruned_structure in config.json does not fit the model: {error}") from None
 
 
+def check_format(description: Any, name: str) -> None:
+    """`DataError` if the model called `name` was written by another version of this package."""
+    version = description.get("format") if isinstance(description, dict) else None
+    if version != FORMAT:
+        raise DataError(f"{name}: pruned_structure has format {version!r}; this version reads format {FORMAT}")
+
+
 def _describe_layer(settled: Keep, layer: int) -> KeptLayer:
     attention = _describe_attention(settled, layer) if settled["mha_layer"][layer] else None
     ffn = int(settled["ffn"][layer].sum()) if settled["ffn_layer"][layer] else None
-    return KeptLayer(attention=attention, ffn=ffn)
+    return KeptLayer.model_construct(attention=attention, ffn=ffn)
 
 
 def _describe_attention(settled: Keep, layer: int) -> KeptAttention:
     heads = settled["head"][layer]
     dims = {kind: settled[kind][layer][heads] for kind in ("qk", "vo")}
-    lists = {kind: None if units.all() else [_indices(head) for head in units] for kind, units in dims.items()}
-    return KeptAttention(heads=_indices(heads), **lists)
+    lists: dict[str, Any] = {
+        kind: None if units.all() else [_indices(head) for head in units] for kind, units in dims.items()
+    }
+    return KeptAttention.model_construct(heads=_indices(heads), **lists)
 
 
 def _keep(kept: Kept, structure: Structure) -> Keep:
