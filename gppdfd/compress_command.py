@@ -22,8 +22,8 @@ DEFAULT_SPARSITY = 0.95
 TARGETS = {
     "sparsity": (float, f"share of the encoder's parameters to remove (default: {DEFAULT_SPARSITY})"),
     "params": (int, "encoder parameters that may remain"),
-    "flops": (int, "FLOPs that may remain"),
-    "latency": (float, "seconds that may remain"),
+    "flops": (float, "FLOPs of the encoder on one row that may remain"),
+    "latency": (float, "seconds of a forward pass that may remain"),
 }
 """Options of which one is given: type and help."""
 

@@ -330,7 +330,7 @@ class Compression:
         tokens = round(len(self.encoded.train.tokens) / len(self.encoded.train))
         return Report(
             method=self.request.method.spec,
-            target=asdict(self.request.target),
+            target=_plain(self.request.target),
             seed=self.request.seed,
             labels=self.spec.labels,
             rows={"train": len(self.data.train), **{name: len(rows) for name, rows in self.data.evaluations.items()}},
@@ -405,6 +405,11 @@ def _own_random_state(device: torch.device) -> Iterator[None]:
     index = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index
     with torch.random.fork_rng(devices=[index] if device.type == "cuda" else []):
         yield
+
+
+def _plain(target: Target) -> dict[str, Any]:
+    """What a target says, without the tables it may refer to."""
+    return {name: value for name, value in vars(target).items() if isinstance(value, str | int | float)}
 
 
 def _score_line(scores: Mapping[str, float]) -> str:
