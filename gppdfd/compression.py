@@ -381,7 +381,7 @@ def check_reachable(request: Request, structure: Structure) -> None:
     """`UsageError` when the method cannot meet the target on such a model."""
     pruner, _ = request.method.build()
     if reason := pruner.unreachable(structure, request.target):
-        raise UsageError(f"{request.method.spec} cannot meet {request.target}: {reason}")
+        raise UsageError(f"{request.method.spec} cannot meet the target {_told(request.target)}: {reason}")
 
 
 def _device(name: torch.device | str | None) -> torch.device:
@@ -410,6 +410,11 @@ def _own_random_state(device: torch.device) -> Iterator[None]:
 def _plain(target: Target) -> dict[str, Any]:
     """What a target says, without the tables it may refer to."""
     return {name: value for name, value in vars(target).items() if isinstance(value, str | int | float)}
+
+
+def _told(target: Target) -> str:
+    """`sparsity=0.95`."""
+    return ", ".join(f"{name}={value:g}" for name, value in _plain(target).items() if name in TARGETS)
 
 
 def _score_line(scores: Mapping[str, float]) -> str:
