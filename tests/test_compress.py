@@ -320,7 +320,7 @@ def test_bad_rows(data: Any, error: type[Exception], match: str) -> None:
         ({"training": {"learning_rat": 1}}, "learning_rate"),
         ({"training": {"batch_size": 0}}, "batch_size"),
         ({"method": "none+dfd"}, "cannot meet"),
-        ({"target": {"sparsity": 0.9999}}, "cannot meet"),
+        ({"target": {"sparsity": 0.9999}}, r"cannot meet the target sparsity=0\.9999"),
         ({"max_length": 500}, "more than the 64 positions"),
         ({"max_length": 3}, "max_length must be from"),
         ({"precision": "fp64"}, "precision"),
