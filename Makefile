@@ -39,11 +39,11 @@ types: setup  ## static types
 
 test-oldest: setup $(OLDEST)/.ready  ## the core tests on the oldest supported transformers
 	PYTHONPATH="$(CURDIR)/$(OLDEST)" $(BIN) -m pytest --numprocesses auto --dist worksteal \
-		tests/test_golden.py tests/test_contracts.py tests/test_extraction.py tests/test_training.py tests/test_oldest.py
+		tests/test_golden.py tests/test_contracts.py tests/test_extraction.py tests/test_budget.py tests/test_pruned.py tests/test_training.py tests/test_oldest.py
 
 $(OLDEST)/.ready: pyproject.toml
 	rm -rf $(OLDEST)
-	$(BIN) -m pip install --quiet --disable-pip-version-check --target $(OLDEST) "transformers==5.0.0"
+	$(BIN) -m pip install --quiet --disable-pip-version-check --target $(OLDEST) "transformers==5.4.0"
 	@touch $@
 
 check: lint types test test-oldest  ## everything that continuous integration runs

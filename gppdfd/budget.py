@@ -68,6 +68,9 @@ class Target:
         tokens = {"tokens": self.tokens} if self.flops is not None else {}
         return {name: value for name, value in given.items() if value is not None} | tokens
 
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={value:g}" for name, value in self.described.items())
+
     def budget(self, structure: Structure) -> float:
         """Highest cost that meets the target: parameters, FLOPs or seconds."""
         if self.sparsity is not None:

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--epochs", type=float, metavar="N", help="epochs of the search and of the recovery each")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
         help="training settings: training.learning_rate=1e-4 training.batch_size=16")  # fmt: skip
-    add("--max-length", type=at_least_one, default=128, metavar="N", help="tokens per row (default: %(default)s)")
+    add("--max-length", type=at_least_one, metavar="N", help="tokens per row (default: 128)")
     add("--seed", type=int, default=0, help="default: %(default)s")
     add("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     add("--precision", default="fp32", help="fp32 (default) or bf16")

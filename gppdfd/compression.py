@@ -105,7 +105,7 @@ def compress(
     label_column: str = "label",
     eval_dataset: Any = None,
     training: Mapping[str, Any] | TrainingConfig | None = None,
-    max_length: int = 128,
+    max_length: int | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     precision: Precision = "fp32",
@@ -131,13 +131,13 @@ def compress(
             fine-tunes a copy of the model first, if the method needs a teacher.
         method: a name such as `gpp+dfd`; `python -m suites.list methods` prints all.
         target: what must remain, exactly one of `sparsity`, `params`, `flops` (of the encoder layers on 128 tokens, or
-            on `tokens`) and `latency` (seconds of the encoder layers for 32 rows of 128 tokens on this machine: measured
-            first, or read from the `table` that comes with it).
+            on `tokens`) and `latency` (seconds of the encoder layers for 32 rows of 128 tokens on this machine, which
+            is timed first, or by the `table` that comes with it).
         tokenizer: a fast tokenizer, or its folder or hub name; None takes the model's.
         text_columns: one column, or two for pairs; None takes the only column with texts.
         eval_dataset: rows to score student and teacher on at the end, with the same columns.
         training: settings of `TrainingConfig` by name; a whole `TrainingConfig` is taken as it is.
-        max_length: longest row in tokens; longer ones are cut.
+        max_length: longest row in tokens; longer ones are cut. None: 128, or what the model has positions for.
         seed: same seed, machine and settings give the same bits on a CPU.
         device: where to train; None takes a GPU if there is one. The result lies where `model` lay.
         precision: `bf16` trains under autocast.
@@ -248,7 +248,7 @@ class Request:
     method: Method
     target: Target
     training: Mapping[str, Any] | TrainingConfig | None
-    max_length: int
+    max_length: int | None
     seed: int
     device: torch.device
     precision: Precision
@@ -396,7 +396,7 @@ def check_reachable(request: Request, structure: Structure) -> None:
     """`UsageError` when the method cannot meet the target on such a model."""
     pruner, _ = request.method.build()
     if reason := pruner.unreachable(structure, request.target):
-        raise UsageError(f"{request.method.spec} cannot meet {request.target.described}: {reason}")
+        raise UsageError(f"{request.method.spec} cannot meet the target {request.target}: {reason}")
 
 
 def _device(name: torch.device | str | None) -> torch.device:

@@ -20,6 +20,9 @@ from gppdfd.views import Observed
 CLASSIFIER = "ForSequenceClassification"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
 
+LENGTH = 128
+"""Longest row in tokens where nothing else is said."""
+
 Model: TypeAlias = PreTrainedModel | str | Path
 """A loaded model, or its folder or hub name."""
 
@@ -71,9 +74,11 @@ class Models:
             raise UsageError(f"no tokenizer{where}: give one, tokenizer=... or --tokenizer")
         return load_tokenizer(name)
 
-    def length(self, max_length: int) -> int:
-        """`max_length`, if the model has that many positions."""
+    def length(self, max_length: int | None) -> int:
+        """`max_length`, if the model has that many positions; None: 128, or all positions if there are fewer."""
         positions = getattr(self.config, "max_position_embeddings", None)
+        if max_length is None:
+            return min(LENGTH, positions or LENGTH)
         if positions is not None and max_length > positions:
             raise UsageError(f"max_length {max_length} is more than the {positions} positions of the model")
         return max_length

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from gppdfd.errors import DataError
+from gppdfd.errors import DataError, UsageError
 from gppdfd.files import write_text
 from gppdfd.quiet import quiet
 from gppdfd.shrink import shrink
@@ -116,8 +116,15 @@ def dense_classes(model_type: str) -> dict[type[PreTrainedModel], Any]:
     return {auto._model_mapping[config]: auto for auto in (AutoModel, *autos)}
 
 
-def save(model: PreTrainedModel, folder: Path, tokenizer: Any = None) -> None:
-    """Write `model` (safetensors, config with its structure, a card if pruned) into `folder`, whole or not at all."""
+def save(model: PreTrainedModel, folder: Path | str, tokenizer: Any = None) -> None:
+    """Write `model` (safetensors, config with its structure, a card if pruned) into `folder`, whole or not at all.
+
+    Raises:
+        UsageError: `folder` holds something that is no model, which would be lost.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / "config.json").is_file() and (folder.is_file() or any(folder.iterdir())):
+        raise UsageError(f"{folder} exists and holds no model: name another folder")
     temporary = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.tmp")
     try:
         with quiet():

@@ -37,7 +37,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 import gppdfd
 from gppdfd.budget import parameters, prunable, sparsity
 from gppdfd.card import model_card
-from gppdfd.errors import DataError
+from gppdfd.errors import DataError, UsageError
 from gppdfd.extraction import extract
 from gppdfd.pruned import FIELD, PrunedModel, kept, load_pruned, save
 from gppdfd.structure import KINDS, Keep, adapter_for, structure_of
@@ -602,3 +602,14 @@ def test_causal_models_load_by_their_own_auto_class(tmp_path: Path) -> None:
     small = tiny_pruned("gpt2", "CausalLM")
     save(small, tmp_path / "model")
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").can_generate()
+
+
+def test_saving_replaces_models_and_nothing_else(tmp_path: Path) -> None:
+    model = tiny_pruned()
+    for _ in range(2):
+        save(model, str(tmp_path / "model"))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match="holds no model"):
+        save(model, tmp_path / "notes")
+    assert (tmp_path / "notes" / "thesis.tex").is_file()

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from gppdfd.structure import ADAPTERS, KINDS
 from gppdfd.tasks.micro import MODEL
+from tests.tiny import MODEL_TYPES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -66,3 +68,11 @@ def test_links_and_pictures_exist() -> None:
     targets = re.findall(r"\]\(([^)#]+)\)", README)
     missing = [target for target in targets if "://" not in target and not (ROOT / target).exists()]
     assert not missing
+
+
+def test_the_table_of_architectures_is_complete() -> None:
+    page = (ROOT / "gppdfd" / "structure" / "README.md").read_text(encoding="utf-8")
+    rows = {match[1]: match[0].count("✓") for match in re.finditer(r"^\| `([\w-]+)` .*$", page, flags=re.MULTILINE)}
+    known = {model_type for adapter in ADAPTERS for model_type in adapter.model_types}
+    assert rows == dict.fromkeys(known, len(KINDS) + 1)
+    assert known == set(MODEL_TYPES)
