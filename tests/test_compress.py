@@ -113,6 +113,18 @@ def test_names_as_labels_and_scores_of_student_and_teacher() -> None:
     assert "accuracy" in str(report)
 
 
+def test_the_small_model_learns() -> None:
+    """Half of the encoder is enough to tell which of three words stands in the middle."""
+    names = {WORDS[0]: "spam", WORDS[1]: "ham", WORDS[2]: "eggs"}
+    middle = [WORDS[row % 3] for row in range(60)]
+    texts = [f"{WORDS[3 + row % 17]} {word} {WORDS[3 + row % 13]}" for row, word in enumerate(middle)]
+    data, reports = rows([names[word] for word in middle], texts), list[Report]()
+    epochs = {"batch_size": 20, "search_epochs": 10, "recovery_epochs": 10}
+    small(str(MODEL), data, training=epochs, eval_dataset=data, report=reports.append)
+    assert reports[0].scores["teacher"]["accuracy"] > 0.9
+    assert reports[0].scores["student"]["accuracy"] > 0.9
+
+
 @pytest.mark.parametrize(
     "data",
     [
