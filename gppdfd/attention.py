@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn.functional import linear
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from gppdfd.padding import Padding, filled, outputs_first, pad_inputs
+from gppdfd.padding import Padding, filled, outputs_first, pad_inputs, without_inputs
 from gppdfd.structure.heads import Group, Heads
+from gppdfd.structure.passing import count_tokens
 
 Rotate = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Turns queries or keys [batch, heads, tokens, width] by the angles of the units [heads, width / 2] of each."""
@@ -53,6 +54,8 @@ class Layout:
             module: the attention module, which the attention function asks for its settings.
             cache: keys and values of earlier tokens, as in transformers.
         """
+        if not self.heads:
+            return self._nothing(module, hidden_states, cache), None
         query, key, value = self._projected(hidden_states)
         if cache is not None:
             key, value = (part.squeeze(1) for part in cache.update(key[:, None], value[:, None], module.layer_idx))
@@ -61,11 +64,15 @@ class Layout:
         outcomes = [
             function(module, *states, attention_mask, **settings) for states in self._grouped(query, key, value, rotate)
         ]
-        if not outcomes:
-            return value, None
         contexts = [context.flatten(2) for context, _ in outcomes]
         context = contexts[0] if len(contexts) == 1 else torch.cat(contexts, -1)
         return context, self._ordered([weights for _, weights in outcomes])
+
+    def _nothing(self, module: Any, hidden_states: torch.Tensor, cache: Any) -> torch.Tensor:
+        """Context of no heads; the cache counts the tokens all the same."""
+        if cache is not None:
+            count_tokens(cache, hidden_states, module.layer_idx)
+        return hidden_states[..., :0]
 
     @property
     def _all(self) -> list[Group]:
@@ -114,6 +121,9 @@ def lay_out(attention: nn.Module, output: nn.Module, layout: Layout, forward: Ca
     """Make `attention` run `forward` with `layout`, and its `output` projection take the padded context."""
     attention.layout = layout  # type: ignore[assignment]
     attention.__class__ = _grouped_class(type(attention), forward)  # type: ignore[arg-type]
+    if not layout.heads:
+        without_inputs(output)
+        return
     values = sum(layout.heads.vo)
     pad_inputs(output, Padding(_value_places(layout.heads, 0, values), values))
 

@@ -11,12 +11,13 @@ import torch
 import transformers
 from transformers import AutoConfig, PreTrainedModel
 
+from gppdfd.cli import at_least_one
 from gppdfd.errors import DataError, UsageError
 from gppdfd.files import write_json, write_text
 from gppdfd.measure import Report, measure
 from gppdfd.measure_report import as_json, as_markdown, show
 from gppdfd.models import model_path
-from gppdfd.passes import Shape
+from gppdfd.passes import Shape, longest_input
 from gppdfd.pruned import PrunedModel, kept, load_pruned
 from gppdfd.quiet import quiet
 from gppdfd.structure import PREFIX, adapter_for, structure_of
@@ -40,9 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder of a saved model, pruned or dense")
     parser.add_argument("--against", metavar="DENSE", help="folder or hub name of the model to compare it with")
-    parser.add_argument("--batch", type=_at_least_one, nargs="+", help="sequences per batch (default: 1 8 32 128)")
-    parser.add_argument("--length", type=_at_least_one, nargs="+", help="tokens per sequence (default: 32 128 384)")
-    parser.add_argument("--threads", type=_at_least_one, help="threads within an operator (default: torch's own)")
+    parser.add_argument("--batch", type=at_least_one, nargs="+", help="sequences per batch (default: 1 8 32 128)")
+    parser.add_argument("--length", type=at_least_one, nargs="+", help="tokens per sequence (default: 32 128 384)")
+    parser.add_argument("--threads", type=at_least_one, help="threads within an operator (default: torch's own)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="where to measure (default: the GPU if there is one)")
     parser.add_argument("--encoder-only", action="store_true", help="time the layers without embeddings and head")
     parser.add_argument("--quick", action="store_true", help="fewer sizes (batch 1 and 32, length 128), shorter timing")
@@ -62,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     with _progress() as progress:
         report = measure(
             model,
-            _shapes(options),
+            _shapes(options, longest_input(model)),
             _timing(options),
             against=against,
             part="encoder" if options.encoder_only else "model",
@@ -154,9 +155,11 @@ def _ready(model: PreTrainedModel) -> PreTrainedModel:
 # --- options ---
 
 
-def _shapes(options: argparse.Namespace) -> list[Shape]:
+def _shapes(options: argparse.Namespace, limit: int) -> list[Shape]:
+    """Batches and lengths that were asked for; of the default lengths at least one fits `limit` positions."""
     batches = options.batch or (QUICK_BATCHES if options.quick else BATCHES)
-    lengths = options.length or (QUICK_LENGTHS if options.quick else LENGTHS)
+    defaults = QUICK_LENGTHS if options.quick else LENGTHS
+    lengths = options.length or (defaults if min(defaults) <= limit else [limit])
     return [Shape(batch, length) for length, batch in product(sorted(set(lengths)), sorted(set(batches)))]
 
 
@@ -169,16 +172,6 @@ def _device(name: str | None) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: torch finds no GPU here; leave the option out to measure on the CPU")
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def _at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
-
-
-_at_least_one.__name__ = "number"  # how argparse calls the type in its message
 
 
 @contextmanager

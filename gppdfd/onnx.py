@@ -64,8 +64,12 @@ def difference(model: PreTrainedModel, path: Path | str, batch: int, length: int
     import onnxruntime
 
     inputs = _random_inputs(model, batch, length)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    found = map(torch.from_numpy, session.run(None, {name: values.cpu().numpy() for name, values in inputs.items()}))
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        outputs = session.run(None, {name: values.cpu().numpy() for name, values in inputs.items()})
+    except Exception as error:  # onnxruntime's errors have no public base class
+        raise DataError(f"onnxruntime cannot run the file: {error}") from error
+    found = map(torch.from_numpy, outputs)
     with _plain(model):
         expected = [values.cpu() for values in _outputs(model, inputs).values()]
     real = inputs["attention_mask"].cpu().bool()

@@ -1,4 +1,4 @@
-"""Linear maps that compute at padded sizes while their weights hold only what was kept.
+"""Linear maps that compute at padded sizes, or not at all, while their weights hold only what was kept.
 
 Matrix products are slower at odd sizes: on CPUs up to twice, and GPU kernels ask for multiples of 8. Padding the
 weights in the forward pass copies a few small rows; padding activations or storing zeros would cost more, or change
@@ -41,6 +41,16 @@ def pad_inputs(module: nn.Module, padding: "Padding") -> None:
     _retype(module, _PaddedInputs, padding)
 
 
+def without_inputs(module: nn.Module) -> None:
+    """Make a linear map that lost all its inputs give its bias, without a product over nothing."""
+    module.__class__ = _padded_class(type(module), _BiasAlone)  # type: ignore[arg-type]
+
+
+def without_outputs(module: nn.Module) -> None:
+    """Make a linear map that lost all its outputs give none, without a product."""
+    module.__class__ = _padded_class(type(module), _Nothing)  # type: ignore[arg-type]
+
+
 class Padding:
     """Rows and rows of zeros in the order of `places`; a place behind the last row is a row of zeros."""
 
@@ -70,6 +80,18 @@ class _PaddedInputs:
 
     def forward(self: Any, states: torch.Tensor) -> torch.Tensor:
         return linear(states, self.padding(outputs_first(self).t()).t(), self.bias)
+
+
+class _BiasAlone:
+    def forward(self: Any, states: torch.Tensor) -> torch.Tensor:
+        outputs = outputs_first(self).shape[0]
+        nothing = states.new_zeros(*states.shape[:-1], outputs)
+        return nothing if self.bias is None else nothing + self.bias
+
+
+class _Nothing:
+    def forward(self: Any, states: torch.Tensor) -> torch.Tensor:
+        return states[..., :0]
 
 
 def _pad_rows(weight: torch.Tensor, count: int) -> torch.Tensor:

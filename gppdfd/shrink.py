@@ -13,10 +13,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from gppdfd.padding import Padding, filled, pad_inputs, pad_outputs, padded_size
+from gppdfd.padding import Padding, filled, pad_inputs, pad_outputs, padded_size, without_inputs, without_outputs
 from gppdfd.structure import Keep, Masks, Place, Structure, adapter_for, structure_of
 from gppdfd.structure.heads import heads_of
-from gppdfd.structure.passing import BiasAlone
 
 
 @dataclass(frozen=True)
@@ -85,16 +84,20 @@ def shrink(model: PreTrainedModel, keep: Keep, masks: Masks | None = None) -> No
 
 
 def _pad_ffn(place: Place, dense: int) -> None:
-    """Make an FFN of an odd width compute at the next multiple of 8."""
+    """Make an FFN of an odd width compute at the next multiple of 8, and one without dims not at all."""
     module, outputs = place.module, place.site.outputs
     if place.site.inputs == "activation":
         width = module.weight.shape[1 - place.output_dim]
-        if padded_size(width, dense) != width:
+        if not width:
+            without_inputs(module)
+        elif padded_size(width, dense) != width:
             pad_inputs(module, Padding(filled(range(width), padded_size(width, dense), width), width))
     if outputs in ("up", "gated_up"):
         rows = module.weight.shape[place.output_dim]
         width = rows // (2 if outputs == "gated_up" else 1)
-        if padded_size(width, dense) != width:
+        if not width:
+            without_outputs(module)
+        elif padded_size(width, dense) != width:
             blocks = [range(start, start + width) for start in range(0, rows, width)]
             places = [row for block in blocks for row in filled(block, padded_size(width, dense), rows)]
             pad_outputs(module, Padding(places, rows))
@@ -210,5 +213,3 @@ def _set_sizes(place: Place) -> None:
         module.normalized_shape = tuple(shape)
     else:
         module.nx, module.nf = shape
-        if module.nx == 0:
-            module.__class__ = BiasAlone

@@ -29,6 +29,7 @@ KIND_SETS = {
     "hidden": ("hidden",),
     "layers": ("mha_layer", "ffn_layer"),
     "all": KINDS,
+    "emptied": ("head", "ffn", "vo"),
 }
 EVERY_RUN = [
     ("bert", "SequenceClassification", "layers"),
@@ -39,6 +40,10 @@ EVERY_RUN = [
     ("gpt2", "CausalLM", "qk+vo+ffn"),
     ("gpt2", "SequenceClassification", "all"),
     ("modernbert", "SequenceClassification", "qk+vo+ffn"),
+    ("bert", "SequenceClassification", "emptied"),
+    ("distilbert", "SequenceClassification", "emptied"),
+    ("gpt2", "CausalLM", "emptied"),
+    ("modernbert", "SequenceClassification", "emptied"),
 ]
 """Each architecture, each kind and each head at least once; the others are `full`."""
 
@@ -57,6 +62,8 @@ def tiny_pruned(model_type: str = "bert", task: str = "SequenceClassification", 
     for kind, layers in (("mha_layer", [False, True]), ("ffn_layer", [True, False])):
         if kind in keep:
             keep[kind][:] = torch.tensor(layers)
+    if kinds == "emptied":
+        keep["head"][0] = keep["ffn"][1] = False
     return extract(model, keep)
 
 

@@ -11,7 +11,7 @@ from gppdfd.attention import Layout, lay_out
 from gppdfd.errors import UsageError
 from gppdfd.structure.base import Adapter, Layer, Site, Structure
 from gppdfd.structure.heads import Heads
-from gppdfd.structure.passing import AddNothing
+from gppdfd.structure.passing import AddNothing, count_tokens
 
 
 class GPT2Adapter(Adapter):
@@ -63,8 +63,6 @@ class GPT2Adapter(Adapter):
     def set_heads(self, block: Any, count: int) -> None:
         attention = block.attn
         attention.num_heads, attention.split_size = count, count * attention.head_dim
-        if not count:
-            block.attn = NoHeads(attention)
 
     def set_layout(self, block: Any, heads: Heads) -> None:
         attention = block.attn
@@ -107,19 +105,5 @@ class NothingToAttend(AddNothing):
 
     def forward(self, hidden_states: torch.Tensor, past_key_values: Any = None, **kwargs: Any) -> Any:
         if past_key_values is not None:
-            batch, tokens, _ = hidden_states.shape
-            nothing = hidden_states.new_zeros(batch, 1, tokens, 1)
-            past_key_values.update(nothing, nothing, self.layer_index)
+            count_tokens(past_key_values, hidden_states, self.layer_index)
         return super().forward(hidden_states)
-
-
-class NoHeads(NothingToAttend):
-    """An attention sublayer that lost all its heads: what it adds is its output bias."""
-
-    def __init__(self, attention: Any) -> None:
-        super().__init__(attention.layer_idx)
-        self.c_attn, self.c_proj, self.resid_dropout = attention.c_attn, attention.c_proj, attention.resid_dropout
-
-    def forward(self, hidden_states: torch.Tensor, past_key_values: Any = None, **kwargs: Any) -> Any:
-        super().forward(hidden_states, past_key_values)
-        return self.resid_dropout(self.c_proj(self.c_attn(hidden_states))), None

@@ -52,8 +52,8 @@ class Heads:
 
     @property
     def whole(self) -> bool:
-        """Whether every kept head has all its dims, so that the dense model's own code can run it."""
-        return all(rows == self.head_size for rows in (*self.qk, *self.vo))
+        """Whether there are heads and all have all their dims, so that the dense model's own code can run them."""
+        return len(self) > 0 and all(rows == self.head_size for rows in (*self.qk, *self.vo))
 
     @property
     def qk(self) -> tuple[int, ...]:
