@@ -58,7 +58,8 @@ class Layout:
             return self._nothing(module, hidden_states, cache), None
         query, key, value = self._projected(hidden_states)
         if cache is not None:
-            key, value = (part.squeeze(1) for part in cache.update(key[:, None], value[:, None], module.layer_idx))
+            stored = key if self.heads.groups else value  # a cache of empty keys would count no tokens
+            key, value = (part.squeeze(1) for part in cache.update(stored[:, None], value[:, None], module.layer_idx))
         config: Any = module.config
         function = ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention)
         outcomes = [

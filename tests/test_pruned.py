@@ -229,6 +229,7 @@ GENERATING = {
     "layer 0 emptied": {"head": 0},
     "all removed": {"mha_layer": slice(None)},
     "all emptied": {"vo": slice(None)},
+    "layer 0 without queries": {"qk": 0},
 }
 
 
