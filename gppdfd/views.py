@@ -1,7 +1,7 @@
 """What a distiller sees of a model: one view, the same for the masked and for the extracted student."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,14 @@ class Observed:
 def matched_layers(students: int, teachers: int) -> list[int]:
     """0-based teacher layer for each student layer: g(m) = ceil(m * teachers / students) for m = 1..students."""
     return [math.ceil(m * teachers / students) - 1 for m in range(1, students + 1)]
+
+
+def layer_fractions(layers: Sequence[int], count: int, written_for: int = 12) -> list[int]:
+    """0-based layers of a model of `count` layers for a list written for 12: ceil(i * count / 12), once each.
+
+    CoFi's 3, 6, 9, 12 become 2, 3, 5, 6 of 6 layers and 1, 2, 3, 4 of 4 (counted from 1).
+    """
+    return sorted({math.ceil(layer * count / written_for) - 1 for layer in layers})
 
 
 Viewer = Callable[[Batch], View]

@@ -19,7 +19,7 @@ from gppdfd.budget import (
 from gppdfd.extraction import extract
 from gppdfd.structure import KINDS, Keep, Structure, adapter_for, structure_of
 from gppdfd.structure.heads import heads_of
-from tests.tiny import MODEL_TYPES, keeps, random_keep, tiny_model
+from tests.tiny import MODEL_TYPES, keeps, linear_parameters, random_keep, tiny_model
 
 BERT_BASE = Structure(layers=12, hidden=768, heads=12, head_size=64, intermediate=3072)
 TOKENS = 9
@@ -39,13 +39,6 @@ def test_bert_base_has_the_published_number_of_prunable_parameters() -> None:
     assert prunable(BERT_BASE) - parameters(BERT_BASE, without("ffn_layer", 5)) == 2 * 768 * 3072 + 3072 + 768
     assert prunable(BERT_BASE) - parameters(BERT_BASE, without("qk", 0, 0, 0)) == 2 * 769
     assert prunable(BERT_BASE) - parameters(BERT_BASE, without("vo", 0, 0, 0)) == 2 * 768 + 1
-
-
-def linear_parameters(model) -> int:
-    """Weights and biases of the attention and FFN maps of the layers, counted on the modules."""
-    places = [place for place in adapter_for(model).places(model) if place.layer is not None]
-    maps = [place.module for place in places if place.site.outputs != "norm"]
-    return sum(weight.numel() for module in maps for weight in module.parameters())
 
 
 @settings(max_examples=25, deadline=None)

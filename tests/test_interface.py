@@ -14,11 +14,13 @@ from gppdfd.training import TrainingConfig
 # (`revision`) of the class, or the schema version for training settings, and pin the new hash here.
 DEFAULTS = {
     "training": "951b5f3d8c",
+    "pruner depth r1": "e55b999fae",
     "pruner gpp r1": "02af597f28",
     "pruner magnitude r1": "409f6a1dca",
     "pruner none r1": "44136fa355",
     "pruner random r1": "409f6a1dca",
     "distiller dfd r1": "7cf8285a26",
+    "distiller fcd r1": "2216fb8d93",
     "distiller logits r1": "bc982ffe51",
     "distiller none r1": "fb6a992811",
     "distiller one-to-one r1": "01d7b2d72c",

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from gppdfd.structure import KINDS, Keep, Structure, structure_of
+from gppdfd.structure import KINDS, Keep, Structure, adapter_for, structure_of
 from gppdfd.tasks.encoding import Encoded
 
 VOCABULARY = 60
@@ -103,6 +103,11 @@ def keeps(draw: st.DrawFn, structure: Structure) -> Keep:
             units[draw(st.integers(0, structure.hidden - 1))] = True
         keep[kind] = units
     return keep
+
+
+def linear_parameters(model: PreTrainedModel) -> int:
+    """Weights and biases of the attention and FFN maps of the layers, counted on the modules."""
+    return sum(weight.numel() for place in adapter_for(model).maps(model) for weight in place.module.parameters())
 
 
 def tiny_inputs() -> dict[str, torch.Tensor]:
