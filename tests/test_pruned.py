@@ -502,7 +502,7 @@ def test_ranges_have_one_spelling(text: str) -> None:
     try:
         assert write_ranges(read_ranges(text)) == text
     except ValueError:
-            assert not re.fullmatch(r"\d|\d,\d", text) or int(text[-1]) <= int(text[0]) + 1  # "2,3" is "2-3"
+        assert not re.fullmatch(r"\d|\d,\d", text) or int(text[-1]) <= int(text[0]) + 1  # "2,3" is "2-3"
 
 
 @given(st.data())
