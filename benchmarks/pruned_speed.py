@@ -1,50 +1,68 @@
 """How much faster extracted encoders are, step by step from dense to 95 % sparsity, beside their ratio of FLOPs.
 
-    python -m benchmarks.pruned_speed --model FOLDER_OR_NAME [--batch 32] [--length 128] [--threads 2]
+    python -m benchmarks.pruned_speed --model FOLDER_OR_NAME [--task mrpc] [--data-dir DIR] [--threads 2]
 
-Two sets of kinds are pruned, the same share of every kind: whole heads with FFN dims, and dims inside heads with FFN
-dims. The ranking is a first-order importance |dL/dz| on random tokens with random labels, which leaves heads as unequal
-as trained methods do; no score of any task is claimed. Times are of the layers
-alone, without embeddings and head, dense and small model in turn in one process.
+Two sets of kinds are pruned: whole heads with FFN dims, and dims inside heads with FFN dims. Units are ranked by
+|dL/dz| on training rows of the task, all kinds and layers together, as GRAIN does (arXiv 2212.07634), so that heads
+become as unequal as a method makes them; nothing is trained, and no score is claimed. Times are of the layers alone,
+without embeddings and head, dense and small model in turn in one process.
 """
 
 import argparse
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
-from torch.nn.functional import cross_entropy
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
-from gppdfd.budget import least_important, sparsity
+from gppdfd.budget import parameters, prunable, sparsity
 from gppdfd.extraction import extract
 from gppdfd.masks import masked
 from gppdfd.measure import measure
+from gppdfd.models import load_encoder, load_tokenizer
 from gppdfd.passes import Shape
-from gppdfd.structure import Keep, Masks, structure_of
+from gppdfd.structure import Keep, Masks, Structure, structure_of
 from gppdfd.structure.heads import heads_of
+from gppdfd.tasks import load_task
+from gppdfd.tasks.encoding import Encoded, encode, epoch_batches
 from gppdfd.timing import TimingConfig
+from gppdfd.training import task_loss
+from gppdfd.views import Observed
 
 KIND_SETS = (("head", "ffn"), ("qk", "vo", "ffn"))
 STEPS = (0.0, 0.5, 0.8, 0.9, 0.95)
 
 
-def importance(model: PreTrainedModel, kinds: tuple[str, ...], batches: int = 8) -> Masks:
-    """Sum of |dL/dz| of every unit over batches of random tokens."""
-    stream = torch.Generator().manual_seed(0)
+def importance(model: PreTrainedModel, train: Encoded, kinds: tuple[str, ...], batches: int = 20) -> Masks:
+    """Sum of |dL/dz| of every unit over batches of training rows."""
     masks = {kind: values.requires_grad_() for kind, values in structure_of(model).ones(kinds).items()}
     sums = {kind: torch.zeros_like(values) for kind, values in masks.items()}
+    order = epoch_batches(train, 32, torch.Generator().manual_seed(0))[:batches]
     with masked(model.eval(), masks):
-        for _ in range(batches):
-            tokens = torch.randint(5, model.config.vocab_size, (16, 64), generator=stream)
-            labels = torch.randint(0, model.config.num_labels, (16,), generator=stream)
-            loss = cross_entropy(model(input_ids=tokens).logits, labels)
+        view = Observed(model)
+        for batch in map(train.batch, order):
+            loss = task_loss(view(batch).logits, batch.labels, regression=model.config.num_labels == 1)
             for kind, gradient in zip(kinds, torch.autograd.grad(loss, list(masks.values())), strict=True):
                 sums[kind] += gradient.abs()
     return sums
 
 
-def keep_at(scores: Masks, target: float) -> Keep:
-    """The most important units of each kind, over all layers together; the same share of every kind goes."""
-    return {kind: ~least_important(values, round(target * values.numel())) for kind, values in scores.items()}
+def keep_at(structure: Structure, scores: Masks, target: float) -> Keep:
+    """The most important units of all kinds and layers together; `target` of the parameters goes."""
+    sizes = torch.cat([torch.full((v.numel(),), unit_parameters(structure, kind)) for kind, v in scores.items()])
+    order = torch.cat([values.flatten() for values in scores.values()]).argsort()
+    gone = order[sizes[order].cumsum(0) <= target * prunable(structure)]
+    kept = torch.ones(len(order), dtype=torch.bool)
+    kept[gone] = False
+    parts = kept.split([values.numel() for values in scores.values()])
+    return {kind: part.view(scores[kind].shape) for kind, part in zip(scores, parts, strict=True)}
+
+
+def unit_parameters(structure: Structure, kind: str) -> int:
+    """Parameters that leave with one unit of a kind."""
+    keep = structure.keep_all((kind,))
+    keep[kind].view(-1)[0] = False
+    return prunable(structure) - parameters(structure, keep)
 
 
 def shape_of(model: PreTrainedModel, keep: Keep) -> str:
@@ -56,25 +74,14 @@ def shape_of(model: PreTrainedModel, keep: Keep) -> str:
     return f"{sum(map(len, layers))} heads, {averaging} of them averaging; FFN {widths}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=9)
-    options = parser.parse_args()
-    torch.manual_seed(0)
-    torch.set_num_threads(options.threads)
-    model = AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=2).eval()
-    timing = TimingConfig(threads=options.threads, rounds=options.rounds)
-    shape = Shape(options.batch, options.length)
+def table(model: PreTrainedModel, train: Encoded, shape: Shape, timing: TimingConfig) -> Iterator[str]:
+    """Lines of the table, each when it has been measured."""
     columns = ("kinds", "sparsity", "speed-up", "ratio of FLOPs", "share", "ms dense", "ms small", "left")
-    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    yield f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
     for kinds in KIND_SETS:
-        scores = importance(model, kinds)
+        scores = importance(model, train, kinds)
         for target in STEPS:
-            keep = keep_at(scores, target)
+            keep = keep_at(structure_of(model), scores, target)
             row = measure(extract(model, keep), [shape], timing, against=model, part="encoder").rows[0]
             assert row.against is not None
             assert row.speedup is not None
@@ -88,7 +95,27 @@ def main() -> None:
                 f"{row.model.seconds.median * 1e3:.1f}",
                 shape_of(model, keep),
             )
-            print(f"| {' | '.join(cells)} |", flush=True)
+            yield f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="folder or hub name, best a classifier fine-tuned on the task")
+    parser.add_argument("--tokenizer", help="default: the model's")
+    parser.add_argument("--task", default="mrpc")
+    parser.add_argument("--data-dir", type=Path, help="folder that holds glue/; without it the hub")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    data = load_task(options.task, "glue", data_dir=options.data_dir)
+    model = load_encoder(options.model, data.spec, seed=0).eval()
+    train = encode(data, load_tokenizer(options.tokenizer or options.model), options.length).train
+    timing = TimingConfig(threads=options.threads, rounds=options.rounds)
+    for line in table(model, train, Shape(options.batch, options.length), timing):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Masks in the forward pass of any supported encoder, without a fork of its modelling code.
 
-Where a mask multiplies (CoFi, arXiv 2204.00408, section 3; dims inside heads after GRAIN, 2210.06659):
+Where a mask multiplies (CoFi, arXiv 2204.00408, section 3; dims inside heads after GRAIN, 2212.07634):
 
 * `head`, `vo`: the context before the attention output projection; `qk`: the queries; `ffn`: the activation before the
   down projection. These are inputs or outputs of linear maps, so hooks suffice, whatever attention implementation runs.
