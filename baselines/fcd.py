@@ -24,19 +24,9 @@ import torch
 from pydantic import Field
 from torch.nn.functional import normalize
 
-from gppdfd.dfd import soft_labels
-from gppdfd.interface import (
-    Distiller,
-    DistillerConfig,
-    Losses,
-    NamedMethod,
-    Setting,
-    register_distiller,
-    register_method,
-)
-from gppdfd.structure import Masks
-from gppdfd.tasks.base import Batch
-from gppdfd.views import View, layer_fractions, matched_layers
+from gppdfd.distilling import HiddenStateConfig, HiddenStateDistiller, Layers
+from gppdfd.interface import DistillerConfig, NamedMethod, Setting, register_distiller, register_method
+from gppdfd.views import layer_fractions, matched_layers
 
 Rows = Literal["position", "chunk"]
 
@@ -47,7 +37,7 @@ UNIFORM = (3, 6, 9, 12)
 """Layers of `layers=uniform`, written for 12 layers."""
 
 
-class FCDConfig(DistillerConfig):
+class FCDConfig(HiddenStateConfig):
     """Options of FCD; `soft_weight=0` with weight 1 is the setting that DFD is compared in."""
 
     soft_weight: float = 1.0
@@ -59,7 +49,6 @@ class FCDConfig(DistillerConfig):
     layers: Literal["last", "uniform", "all"] = "last"
     rows: Rows = "position"
     include_diagonal: bool = True
-    mask_padding: bool = True
 
 
 def relations(features: torch.Tensor) -> torch.Tensor:
@@ -170,37 +159,25 @@ def _pairs(mask: torch.Tensor, diagonal: bool) -> torch.Tensor:
 
 
 @register_distiller("fcd")
-class FCD(Distiller):
+class FCD(HiddenStateDistiller):
     """Feature correlation distillation, task-specific setting."""
 
     reference = "Huang et al. 2023, NeurIPS 36, FCD loss in a task-specific setting"
     Config: ClassVar[type[DistillerConfig]] = FCDConfig
-
-    @property
-    def needs(self) -> frozenset[str]:
-        padding = set() if self.config.mask_padding else {"padding"}
-        return frozenset({"teacher", "hidden_states"} | padding)
 
     def begin(self, setting: Setting) -> None:
         super().begin(setting)
         self._stream = torch.Generator().manual_seed(setting.generator.initial_seed())
         self._batches = self._skipped = 0
 
-    def losses(self, student: View, teacher: View | None, batch: Batch, masks: Masks | None) -> Losses:
-        assert teacher is not None  # guaranteed by `needs`
-        mask = student.attention_mask if self.config.mask_padding else torch.ones_like(student.attention_mask)
-        own, target = student.hidden_states[1:], teacher.hidden_states[1:]
+    def features(self, student: Layers, teacher: Layers, mask: torch.Tensor | None) -> torch.Tensor:
+        mask = torch.ones(student[0].shape[:2], device=student[0].device) if mask is None else mask
         chosen = self._draw(mask) if self.config.gamma else None
-        pairs = layer_pairs(len(own), len(target), self.config.layers)
-        losses = [fcd_loss(own[layer], target[matched], mask, self.config, chosen) for layer, matched in pairs]
+        pairs = layer_pairs(len(student), len(teacher), self.config.layers)
         self._batches += 1
         self._skipped += len(mask) < LEAST
-        parts = {"features": torch.stack(losses).mean()}
-        if self.config.soft_weight:
-            parts["soft"] = soft_labels(
-                student.logits, teacher.logits, self.config.temperature, self.setting.regression
-            )
-        return parts
+        losses = [fcd_loss(student[layer], teacher[matched], mask, self.config, chosen) for layer, matched in pairs]
+        return torch.stack(losses).mean()
 
     def notes(self) -> dict[str, float]:
         return {"sequence_term_skipped": self._skipped / max(1, self._batches)}

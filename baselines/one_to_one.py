@@ -12,19 +12,18 @@ import torch
 from pydantic import Field
 from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d, mse_loss
 
-from gppdfd.dfd import feature_distance, soft_labels
+from gppdfd.dfd import feature_distance
+from gppdfd.distilling import HiddenStateConfig, HiddenStateDistiller, Layers, soft_labels
 from gppdfd.interface import Distiller, DistillerConfig, Losses, register_distiller
 from gppdfd.structure import Masks
 from gppdfd.tasks.base import Batch
 from gppdfd.views import View, matched_layers
 
 
-class OneToOneConfig(DistillerConfig):
+class OneToOneConfig(HiddenStateConfig):
     """Options of the control."""
 
     distance: Literal["mse", "cosine", "hcl"] = "mse"
-    mask_padding: bool = True
-    temperature: float = Field(1.0, gt=0)
 
 
 class LogitsConfig(DistillerConfig):
@@ -72,27 +71,14 @@ def hierarchical_context_loss(student: torch.Tensor, teacher: torch.Tensor) -> t
 
 
 @register_distiller("one-to-one")
-class OneToOne(Distiller):
+class OneToOne(HiddenStateDistiller):
     """Hidden states of every layer, matched by index."""
 
     reference = "control for DFD"
     Config: ClassVar[type[DistillerConfig]] = OneToOneConfig
 
-    @property
-    def needs(self) -> frozenset[str]:
-        padding = set() if self.config.mask_padding else {"padding"}
-        return frozenset({"teacher", "hidden_states"} | padding)
-
-    def losses(self, student: View, teacher: View | None, batch: Batch, masks: Masks | None) -> Losses:
-        assert teacher is not None  # guaranteed by `needs`
-        mask = student.attention_mask if self.config.mask_padding else None
-        own, target = student.hidden_states[1:], teacher.hidden_states[1:]
-        parts = {"features": one_to_one_loss(own, target, mask, self.config.distance)}
-        if self.config.soft_weight:
-            parts["soft"] = soft_labels(
-                student.logits, teacher.logits, self.config.temperature, self.setting.regression
-            )
-        return parts
+    def features(self, student: Layers, teacher: Layers, mask: torch.Tensor | None) -> torch.Tensor:
+        return one_to_one_loss(student, teacher, mask, self.config.distance)
 
 
 @register_distiller("logits")

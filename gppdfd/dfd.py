@@ -21,12 +21,11 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch.nn.functional import cosine_similarity, kl_div, log_softmax, mse_loss
+from torch.nn.functional import cosine_similarity
 
-from gppdfd.interface import Distiller, DistillerConfig, Losses, Setting, register_distiller
-from gppdfd.structure import Masks
-from gppdfd.tasks.base import Batch
-from gppdfd.views import View, matched_layers
+from gppdfd.distilling import HiddenStateConfig, HiddenStateDistiller, Layers
+from gppdfd.interface import DistillerConfig, Setting, register_distiller
+from gppdfd.views import matched_layers
 
 Weighting = Literal["sum_ratio", "sum_ratio_raw", "abs_sum", "softmax_mean", "uniform"]
 
@@ -34,7 +33,7 @@ GUARD = 0.1
 """`sum_ratio` falls back to equal weights where |sum x| < GUARD * sum|x|, so that no weight exceeds 1 / GUARD."""
 
 
-class DFDConfig(DistillerConfig):
+class DFDConfig(HiddenStateConfig):
     """Options of DFD; `weighting=sum_ratio_raw, mask_padding=off` is what the released code does."""
 
     teacher_fusion: bool = True
@@ -43,8 +42,6 @@ class DFDConfig(DistillerConfig):
     weighting: Weighting = "sum_ratio"
     direction: Literal["deep_to_shallow", "shallow_to_deep"] = "deep_to_shallow"
     distance: Literal["mse", "cosine"] = "mse"
-    mask_padding: bool = True
-    temperature: float = Field(1.0, gt=0)
 
 
 def layer_sums(states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -137,14 +134,6 @@ def feature_distance(
     return (per_token * mask).flatten(1).sum(1).sum() / mask.sum()
 
 
-def soft_labels(student: torch.Tensor, teacher: torch.Tensor, temperature: float, regression: bool) -> torch.Tensor:
-    """T^2 KL(teacher || student), batch mean; for regression the squared error to the teacher's output."""
-    if regression:
-        return mse_loss(student, teacher)
-    inputs, targets = log_softmax(student / temperature, -1), log_softmax(teacher / temperature, -1)
-    return temperature**2 * kl_div(inputs, targets, reduction="batchmean", log_target=True)
-
-
 def dfd_loss(
     student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor], mask: torch.Tensor | None, config: DFDConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -179,32 +168,20 @@ def _entries(states: torch.Tensor, mask: torch.Tensor | None) -> float:
 
 
 @register_distiller("dfd")
-class DFD(Distiller):
+class DFD(HiddenStateDistiller):
     """Dual feature distillation; with `soft_weight` also soft labels."""
 
     reference = "Zhang et al. 2024, Neural Networks, 106533"
     Config: ClassVar[type[DistillerConfig]] = DFDConfig
 
-    @property
-    def needs(self) -> frozenset[str]:
-        padding = set() if self.config.mask_padding else {"padding"}
-        return frozenset({"teacher", "hidden_states"} | padding)
-
     def begin(self, setting: Setting) -> None:
         super().begin(setting)
         self._fired = torch.zeros((), device=setting.device)
 
-    def losses(self, student: View, teacher: View | None, batch: Batch, masks: Masks | None) -> Losses:
-        assert teacher is not None  # guaranteed by `needs`
-        mask = student.attention_mask if self.config.mask_padding else None
-        features, fired = dfd_loss(student.hidden_states[1:], teacher.hidden_states[1:], mask, self.config)
+    def features(self, student: Layers, teacher: Layers, mask: torch.Tensor | None) -> torch.Tensor:
+        loss, fired = dfd_loss(student, teacher, mask, self.config)
         self._fired += fired
-        parts = {"features": features}
-        if self.config.soft_weight:
-            parts["soft"] = soft_labels(
-                student.logits, teacher.logits, self.config.temperature, self.setting.regression
-            )
-        return parts
+        return loss
 
     def notes(self) -> dict[str, float]:
         return {"fusion_guard_fired": float(self._fired)}
