@@ -114,6 +114,7 @@ class PathPruner(Pruner):
     def begin(self, setting: Setting) -> None:
         super().begin(setting)
         self._masks = setting.structure.ones(KINDS, setting.device)
+        self._target = setting.target.share(setting.structure)
 
     def unimportance(self) -> Masks:
         """By kind, the larger the sooner a unit goes."""
@@ -140,10 +141,6 @@ class PathPruner(Pruner):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._masks = state["masks"]
-
-    @property
-    def _target(self) -> float:
-        return self.setting.target.share(self.setting.structure)
 
     def _share(self, step: int) -> float:
         return scheduled_share(step, self.setting.search_steps, self.config.schedule)

@@ -143,14 +143,16 @@ class _Weights:
 
 
 def hold_zeros(model: nn.Module, keep: Keep) -> list[RemovableHandle]:
-    """Take the gradient from single weights that `keep` removed, so that an optimiser without momentum of them leaves
-    them at 0; nothing to do for structured kinds. Removing the handles gives it back."""
+    """Take the gradient from single weights that `keep` removed; nothing to do for structured kinds.
+
+    An optimiser that starts anew then leaves them at 0. Removing the handles gives the gradient back.
+    """
     if WEIGHT not in keep:
         return []
     weights = [place.module.weight for place in adapter_for(model).maps(model)]
     parts = keep[WEIGHT].split([weight.numel() for weight in weights])
-    return [weight.register_hook(partial(torch.mul, part.view_as(weight).to(weight))) for weight, part in
-            zip(weights, parts, strict=True)]  # fmt: skip
+    masks = [part.view_as(weight).to(weight) for weight, part in zip(weights, parts, strict=True)]
+    return [weight.register_hook(partial(torch.mul, mask)) for weight, mask in zip(weights, masks, strict=True)]
 
 
 class _Times(nn.Module):
