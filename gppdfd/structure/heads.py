@@ -1,8 +1,8 @@
 """How the heads of an extracted layer are laid out for the attention product.
 
-Pruning inside heads leaves heads of unequal size. A loop over them is slow (1.2 to 2.6 times, product alone), padding all
-to the widest makes the projections compute the padding, and kernels want multiples of 8 dims. So heads of about one size
-are multiplied together:
+Pruning inside heads leaves heads of unequal size. A loop over them is slow (1.2 to 2.6 times, product alone), padding
+all to the widest makes the projections compute the padding, and kernels want multiples of 8 dims. So heads of about one
+size are multiplied together:
 
 * a head's width is the larger of its query and value rows, rounded up to a multiple of 8 (never above the dense size);
   heads of one width form a group, and each group is one product;
