@@ -28,9 +28,9 @@ class FactorisedEmbedding(nn.Embedding):
     """
 
     def __init__(self, table: torch.Tensor, widening: torch.Tensor, padding_idx: int | None = None) -> None:
-        super().__init__(*table.shape, padding_idx=padding_idx, _weight=table)
-        width, rank = widening.shape
-        self.widening = nn.utils.skip_init(nn.Linear, rank, width, bias=False, device="meta")
+        tokens, rank = table.shape
+        super().__init__(tokens, rank, padding_idx=padding_idx, _weight=table)
+        self.widening = nn.utils.skip_init(nn.Linear, rank, len(widening), bias=False, device="meta")
         self.widening.weight = nn.Parameter(widening)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
