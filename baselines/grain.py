@@ -1,20 +1,21 @@
 """GRAIN: gradient-based pruning of dims inside heads and of FFN dims, all in one ranking.
 
-Yang, Cui, Yao, Wang: Gradient-based Intra-attention Pruning on Pre-trained Language Models. ACL 2023, arXiv 2212.07634;
-public code github.com/airaria/GRAIN (commit 8d02105). With a gate z = 1 at every unit that is left (query-key dims `qk`,
-value-output dims `vo`, FFN dims) and the soft labels' loss alone, after search step t of T:
+Yang, Cui, Yao, Wang: Gradient-based Intra-attention Pruning on Pre-trained Language Models. ACL 2023, arXiv
+2212.07634; public code github.com/airaria/GRAIN (commit 8d02105). With a gate z = 1 at every unit that is left
+(query-key dims `qk`, value-output dims `vo`, FFN dims) and the soft labels' loss alone, after search step t of T:
 
     u_i = |dL_soft / dz_i| * tanh(D_i / alpha)          D_i: share of its head's value dims that are left; vo only
     S_i = beta S_i + (1 - beta) u_i                     smoothed importance, from the first step on
     s_t = s + (1 - s) (1 - (t - a) / (b - a))^3         density due for a <= t <= b; 1 before, s after
     drop the least important units of all kinds together while the dropped share of parameters is below 1 - s_t
 
-The gate's gradient is the sum of weight times gradient over a unit that the authors' code takes. A unit that went does
-not come back; a head without value dims loses its queries and keys. The scores see the soft labels (and hard ones, where
-the distiller has any) but not the loss on hidden states: gradient separation.
+The gate's gradient is the sum of weight times gradient over a unit that the authors' code takes. A unit that went
+does not come back; a head without value dims loses its queries and keys. The scores see the soft labels (and hard ones,
+where the distiller has any) but not the loss on hidden states: gradient separation.
 
 Distillation: cross-entropy to the teacher's probabilities at temperature 8, without the factor T^2, plus the squared
-error of hidden states 0, 2, .., 12 (0 is the embedding output), each mapped by a linear map that starts as the identity.
+error of hidden states 0, 2, .., 12 (0 is the embedding output), each sent through a linear map that starts as the
+identity.
 
 Departures from the public code, which are options where a number could depend on them:
 
@@ -116,10 +117,10 @@ def smoothing(window: int) -> float:
     """beta for a window of so many steps: the published .998, or less where the window is short.
 
     .998 remembers 500 steps. The paper's shortest window has 8,416 of them, its shortest run 42,080. In a run of 500
-    steps the same number would keep what the untrained classifier said before the window as strongly as what the
-    half-pruned model says, and the structure regularisation, which enters through the same average, would never be felt.
-    So the memory is at most 1/16 of the window, as it is in the paper. (A correction of the starting value S = 0 would
-    change nothing: it is one factor for all units.)
+    steps the same number would weigh what the untrained classifier said before the window as much as what the
+    half-pruned model says, and the structure regularisation, which enters through the same average, would never be
+    felt. So the memory is at most 1/16 of the window, as it is in the paper. (A correction of the starting value S = 0
+    would change nothing: it is one factor for all units.)
     """
     return min(PUBLISHED_BETA, 1 - 1 / max(1.0, window / MEMORY))
 
@@ -146,8 +147,8 @@ def unit_parameters(structure: Structure, kind: str) -> int:
     return prunable(structure) - parameters(structure, keep)
 
 
-def global_cut(importance: Masks, sizes: dict[str, int], share: float) -> Keep:
-    """Units that go, by kind: the least important first, while those before make up less than `share` of all parameters.
+def global_cut(importance: Masks, sizes: dict[str, int], density: float) -> Keep:
+    """Units that go, by kind: the least important first, while less than 1 - `density` of all parameters has gone.
 
     Args:
         importance: by kind, any shape; among equals the earlier goes first.
@@ -157,15 +158,15 @@ def global_cut(importance: Masks, sizes: dict[str, int], share: float) -> Keep:
     costs = torch.cat([torch.full_like(values.flatten(), sizes[kind]).double() for kind, values in importance.items()])
     order = flat.argsort(stable=True)
     gone = torch.empty_like(flat, dtype=torch.bool)
-    gone[order] = costs[order].cumsum(0) / costs.sum() < share
+    gone[order] = costs[order].cumsum(0) / costs.sum() < 1 - density
     parts = gone.split([values.numel() for values in importance.values()])
     return {kind: part.view_as(values) for part, (kind, values) in zip(parts, importance.items(), strict=True)}
 
 
-def cut_per_kind(importance: Masks, share: float) -> Keep:
-    """Units that go, by kind: all but the floor((1 - share) n) most important of each."""
+def cut_per_kind(importance: Masks, density: float) -> Keep:
+    """Units that go, by kind: all but the floor(density * n) most important of each."""
     return {
-        kind: least_important(-values, values.numel() - int(values.numel() * (1 - share)))
+        kind: least_important(-values, values.numel() - int(values.numel() * density))
         for kind, values in importance.items()
     }
 
@@ -212,7 +213,7 @@ class Grain(Pruner):
         """Factorise the word embeddings, if that is asked for."""
         rank = self.config.embedding_rank
         if rank == "quarter":
-            rank = max(1, model.get_input_embeddings().embedding_dim // 4)  # type: ignore[operator]
+            rank = max(1, model.get_input_embeddings().embedding_dim // 4)
         if rank is not None:
             factorise(model, rank)
 
@@ -262,22 +263,135 @@ class Grain(Pruner):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._left, self._scores = dict(state["left"]), dict(state["scores"])
 
+    @property
+    def _together(self) -> bool:
+        return bool(self.config.ranking == "global")
+
     def _cut(self, step: int) -> None:
         """Drop what is due after `step` steps."""
         start, end = self._window
-        if step < start or (step >= end and self.config.last_cut == "released"):
+        if not start <= step <= end or (step == end and self.config.last_cut == "released"):
             return
-        share = 1 - density(step, start, end, self._final)
-        importance = self.importance()
-        if self.config.ranking == "per_kind":
-            gone = cut_per_kind(importance, share)
-        else:
-            gone = global_cut(importance, self._sizes, share)
+        due, importance, together = density(step, start, end, self._final), self.importance(), self._together
+        gone = global_cut(importance, self._sizes, due) if together else cut_per_kind(importance, due)
         self._left = {kind: left & ~gone[kind] for kind, left in self._left.items()}
-        if self.config.drop_dead_queries and "vo" in self._left and self.config.ranking == "global":
+        if together and self.config.drop_dead_queries and "vo" in self._left:
             self._left = without_dead_queries(self._left)
 
 
 def _alive_first(scores: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
     """Scores by which every unit that is left comes before every one that has gone."""
     return scores + left * (scores.max() + 1)
+
+
+# --- distillation ---
+
+
+class GrainDistillerConfig(HiddenStateConfig):
+    """Options of the distiller.
+
+    Attributes:
+        states: which hidden states are compared: every second one, as published, all, or the last.
+        maps: whether each of them has a linear map of its own.
+    """
+
+    task_weight: float = 0.0
+    soft_weight: float = 1.0
+    temperature: float = Field(8.0, gt=0)
+    states: Literal["even", "all", "last"] = "even"
+    maps: bool = True
+
+
+def soft_cross_entropy(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """-sum_c softmax(teacher / T)_c log softmax(student / T)_c, mean over all but the last dimension."""
+    return -((teacher / temperature).softmax(-1) * log_softmax(student / temperature, -1)).sum(-1).mean()
+
+
+def state_pairs(students: int, teachers: int, states: str = "even") -> list[tuple[int, int]]:
+    """Pairs of hidden states, 0 being the embedding output, of a student and a teacher of so many layers."""
+    matched = [0, *(layer + 1 for layer in matched_layers(students, teachers))]
+    even = [layer + 1 for layer in layer_fractions(STATES, students)]
+    chosen = {"even": even, "all": list(range(students + 1)), "last": [students]}[states]
+    return [(state, matched[state]) for state in chosen]
+
+
+def state_loss(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Mean squared error over real tokens and dims of two [batch, tokens, hidden]; `mask` is 1 at real tokens."""
+    per_token = (student - teacher).square().mean(-1)
+    return per_token.mean() if mask is None else (per_token * mask).sum() / mask.sum()
+
+
+@register_distiller("grain")
+class GrainDistiller(HiddenStateDistiller):
+    """Soft labels at a high temperature, and hidden states through maps that start as the identity."""
+
+    reference = REFERENCE
+    first: ClassVar[int] = 0
+    Config: ClassVar[type[DistillerConfig]] = GrainDistillerConfig
+
+    def begin(self, setting: Setting) -> None:
+        super().begin(setting)
+        pairs = state_pairs(setting.structure.layers, setting.structure.layers, self.config.states)
+        width = setting.structure.hidden
+        self._maps = nn.ModuleDict({str(state): _identity(width) for state, _ in pairs if self.config.maps})
+        self._maps.to(setting.device)
+
+    def features(self, student: Layers, teacher: Layers, mask: torch.Tensor | None) -> torch.Tensor:
+        if student[0].shape != teacher[0].shape:
+            raise UsageError("distiller 'grain' needs a teacher as wide as the student")
+        pairs = state_pairs(len(student) - 1, len(teacher) - 1, self.config.states)
+        losses = [state_loss(self._mapped(own, student[own]), teacher[theirs], mask) for own, theirs in pairs]
+        return torch.stack(losses).sum()
+
+    def soft(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        if self.setting.regression:
+            return mse_loss(student, teacher)
+        return soft_cross_entropy(student, teacher, self.config.temperature)
+
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self._maps.parameters())
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self._maps.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._maps.load_state_dict(state)
+
+    def _mapped(self, state: int, values: torch.Tensor) -> torch.Tensor:
+        if not self.config.maps:
+            return values
+        own: Any = self._maps[str(state)]
+        return linear(values, own.weight.to(values.dtype), own.bias.to(values.dtype))
+
+
+def _identity(width: int) -> nn.Linear:
+    """Linear map that changes nothing; made without drawing from the random stream of the run."""
+    made = nn.utils.skip_init(nn.Linear, width, width)
+    nn.init.eye_(made.weight)
+    nn.init.zeros_(made.bias)
+    return made
+
+
+TRAINING = {
+    "learning_rate": 3e-5,
+    "weight_decay": 0.01,
+    "warmup": 0.1,
+    "flooding": 0.0,
+    "search_epochs": 8.0,
+    "recovery_epochs": 12.0,
+}
+"""GLUE settings of the paper: 20 epochs in all, of which the structure is searched in the first 8."""
+
+register_method("grain", NamedMethod("grain+grain", TRAINING, reference=f"{REFERENCE}, without factorised embeddings"))
+register_method(
+    "grain-factorised",
+    NamedMethod("grain(embedding_rank=quarter)+grain", TRAINING, reference=f"{REFERENCE}, with factorised embeddings"),
+)
+register_method(
+    "grain-released",
+    NamedMethod(
+        f"grain(beta={PUBLISHED_BETA},last_cut=released,embedding_rank=quarter)+grain",
+        TRAINING,
+        reference=f"{REFERENCE}, settings of the released code",
+    ),
+)

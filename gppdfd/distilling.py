@@ -55,8 +55,8 @@ class HiddenStateDistiller(Distiller):
     def losses(self, student: View, teacher: View | None, batch: Batch, masks: Masks | None) -> Losses:
         assert teacher is not None  # guaranteed by `needs`
         mask = student.attention_mask if self.config.mask_padding else None
-        states = (view.hidden_states[self.first :] for view in (student, teacher))
-        parts = {"features": self.features(*states, mask)}
+        own, target = (view.hidden_states[self.first :] for view in (student, teacher))
+        parts = {"features": self.features(own, target, mask)}
         if self.config.soft_weight:
             parts["soft"] = self.soft(student.logits, teacher.logits)
         return parts

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from gppdfd.budget import Target
 from gppdfd.errors import DataError, UsageError
 from gppdfd.extraction import disagreement, extract
+from gppdfd.factorise import embedding_rank
 from gppdfd.interface import Distiller, Losses, Pruner, Setting
 from gppdfd.masks import MaskedEncoder, hold_zeros
 from gppdfd.seeds import derive_seed, generator
@@ -268,7 +269,8 @@ class Trainer:
     def _extract(self, keep: Keep) -> None:
         """Go on with the small model, after making sure that it computes the same."""
         masks = self._folded(keep)
-        if masks is None and all(bool(units.all()) for units in keep.values()):
+        whole = all(bool(units.all()) for units in keep.values()) and embedding_rank(self.model) is None
+        if masks is None and whole:
             if self.pruner.searches:
                 self._restart_or_continue(self.model, keep)
             return
@@ -295,10 +297,12 @@ class Trainer:
             self._set_optimizer(self.phases.recovery if self.phases.search else self.phases.total, recovery=True)
             return
         state = sliced_states(self.optimizer, self.model, parameter_cuts(self.model, keep))
+        own = {parameter: self.optimizer.state.get(parameter, {}) for parameter in self.distiller.parameters()}
         schedule = self.scheduler.state_dict()
         self.model = small
         self._set_optimizer(self.phases.total)
         load_states(self.optimizer, small, state)
+        self.optimizer.state.update(own)  # type: ignore[arg-type]
         self.scheduler.load_state_dict(schedule)
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
             group["lr"] = rate

@@ -97,7 +97,9 @@ def test_every_parameter_is_counted_once(model_type: str) -> None:
     assert measured(small).embeddings < measured(extract(tiny_model(model_type), kept(small))).embeddings
 
 
-@pytest.mark.parametrize(("model_type", "kinds"), [("bert", KINDS), pytest.param("gpt2", ("qk", "vo", "ffn"), marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    ("model_type", "kinds"), [("bert", KINDS), pytest.param("gpt2", ("qk", "vo", "ffn"), marks=pytest.mark.full)]
+)
 def test_onnx_files_compute_the_same(model_type: str, kinds: tuple[str, ...], tmp_path: Path) -> None:
     model = factorised(model_type)
     assert export(extract(model, random_keep(model, 0.6, kinds=kinds)), tmp_path / "small.onnx").is_file()
