@@ -127,7 +127,7 @@ def smoothing(window: int) -> float:
 
 def structure_factor(left: torch.Tensor, alpha: float) -> torch.Tensor:
     """tanh(D / alpha) for the share D of units left along the last dimension, which stays as 1; alpha 0 gives 1."""
-    share = left.float().mean(-1, keepdim=True)
+    share = left.double().mean(-1, keepdim=True)
     return (share / alpha).tanh() if alpha else torch.ones_like(share)
 
 
@@ -137,7 +137,7 @@ def regularised(scores: Masks, left: Keep, config: GrainConfig) -> Masks:
     if "vo" in left:
         layer = structure_factor(left["vo"].flatten(1), config.structreg_layer)
         factors["vo"] = structure_factor(left["vo"], config.structreg) * layer[..., None]
-    return {kind: values * factors[kind] if kind in factors else values for kind, values in scores.items()}
+    return {kind: values * factors[kind].to(values) if kind in factors else values for kind, values in scores.items()}
 
 
 def unit_parameters(structure: Structure, kind: str) -> int:
