@@ -249,12 +249,12 @@ class Grain(Pruner):
     def keep(self) -> Keep:
         self._cut(self.setting.search_steps)
         left = {kind: units.cpu() for kind, units in self._left.items()}
+        unimportance = {kind: -_alive_first(self._scores[kind].cpu(), left[kind]) for kind in left}
+        if "vo" in left:
+            left["head"] = left["vo"].any(-1)
+            unimportance["head"] = (unimportance["vo"] * left["vo"]).sum(-1)
         if self.setting.target.count == "published":
             return left
-        unimportance = {kind: -_alive_first(self._scores[kind].cpu(), left[kind]) for kind in left}
-        if "head" not in left:
-            left["head"] = torch.ones(self.setting.structure.shape("head"), dtype=torch.bool)
-            unimportance["head"] = (unimportance["vo"] * left["vo"]).sum(-1)
         return fit_to_target(self.setting.structure, left, unimportance, self.setting.target)
 
     def state_dict(self) -> dict[str, Any]:
