@@ -372,26 +372,11 @@ def _identity(width: int) -> nn.Linear:
     return made
 
 
-TRAINING = {
-    "learning_rate": 3e-5,
-    "weight_decay": 0.01,
-    "warmup": 0.1,
-    "flooding": 0.0,
-    "search_epochs": 8.0,
-    "recovery_epochs": 12.0,
-}
-"""GLUE settings of the paper: 20 epochs in all, of which the structure is searched in the first 8."""
-
-register_method("grain", NamedMethod("grain+grain", TRAINING, reference=f"{REFERENCE}, without factorised embeddings"))
-register_method(
-    "grain-factorised",
-    NamedMethod("grain(embedding_rank=quarter)+grain", TRAINING, reference=f"{REFERENCE}, with factorised embeddings"),
-)
+register_method("grain", NamedMethod(spec="grain+grain", reference=REFERENCE))
 register_method(
     "grain-released",
     NamedMethod(
-        f"grain(beta={PUBLISHED_BETA},last_cut=released,embedding_rank=quarter)+grain",
-        TRAINING,
+        spec=f"grain(beta={PUBLISHED_BETA},last_cut=released,embedding_rank=quarter)+grain",
         reference=f"{REFERENCE}, settings of the released code",
     ),
 )
