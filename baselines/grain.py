@@ -20,7 +20,7 @@ identity.
 beta = .998 remembers 500 steps and was chosen for runs of 42,080 steps and more. In a search of a few hundred steps S
 is nearly the mean over all steps so far, and the structure regularisation acts late. The default stays: one batch says
 little about a unit, and on the embedded benchmark (100 search steps, CoLA and STS-B at sparsity .95, one seed) memories
-of 3, 12, 25 and 50 steps did no better. Correcting for the start at S = 0 would be one factor for all units.
+of 3 to 50 steps did no better (at best .1 points). Correcting for the start at S = 0 would be one factor for all units.
 
 Departures from the public code, which are options where a number could depend on them:
 
