@@ -26,10 +26,12 @@ from gppdfd.budget import Target
 from gppdfd.checkpoint import State
 from gppdfd.errors import DataError, UsageError
 from gppdfd.extraction import disagreement, extract
+from gppdfd.factorise import embedding_rank
 from gppdfd.interface import Distiller, Losses, Pruner, Setting
 from gppdfd.logbook import Best, LossLog, Timings
 from gppdfd.masks import MaskedEncoder, hold_zeros
 from gppdfd.optimisation import Optimisation, plain_name
+from gppdfd.pruned import PrunedModel
 from gppdfd.seeds import derive_seed, generator
 from gppdfd.services import Services
 from gppdfd.settings import Phases, Precision, TrainingConfig, plan_phases, recovery_settings
@@ -167,6 +169,7 @@ class Trainer:
         return {
             "step": self.step,
             "keep": self.keep,
+            "extracted": isinstance(self.model, PrunedModel),
             "masks": self.encoder.masks if self.keep is None else None,
             "weights": {plain_name(name): weight for name, weight in self.model.state_dict().items()},
             "optimisation": self.optimisation.state_dict(),
@@ -187,7 +190,7 @@ class Trainer:
         if state["keep"] is not None:
             self._leave_search()
             self.keep = state["keep"]
-            self.model = self.model if _everything(self.keep) else extract(self.model, self.keep)
+            self.model = extract(self.model, self.keep) if state["extracted"] else self.model
         self.model.load_state_dict(state["weights"])
         settings = TrainingConfig(**state["optimisation"]["config"])
         self.optimisation = Optimisation(
@@ -268,7 +271,7 @@ class Trainer:
     def _extract(self, keep: Keep) -> None:
         """Go on with the small model, after making sure that it computes the same."""
         masks = self._folded(keep)
-        if masks is None and _everything(keep):
+        if masks is None and self._whole(keep):
             if self.pruner.searches:
                 self._restart_or_continue(self.model, keep)
             self.keep = keep
@@ -280,6 +283,10 @@ class Trainer:
             raise DataError(f"masked and extracted model disagree by {self.agreement:.2e} (allowed {TOLERANCE:.0e})")
         self._restart_or_continue(small, keep)
         self.keep = keep
+
+    def _whole(self, keep: Keep) -> bool:
+        """Whether extraction would change nothing."""
+        return all(bool(units.all()) for units in keep.values()) and embedding_rank(self.model) is None
 
     def _folded(self, keep: Keep) -> Masks | None:
         """Soft masks of the units that stay, if the pruner has such."""
@@ -430,10 +437,6 @@ def without_gradient(view: Viewer, autocast: Callable[[], torch.autocast]) -> Vi
             return view(batch)
 
     return run
-
-
-def _everything(keep: Keep) -> bool:
-    return all(bool(units.all()) for units in keep.values())
 
 
 def _on_device(value: Any, device: torch.device) -> Any:
