@@ -4,7 +4,7 @@ Xu, Luo, Wang, Chang, Huang, Huang, Huang: From Dense to Sparse: Contrastive Pru
 Model Compression. AAAI 2022, arXiv 2112.07198. What it does follows the authors' public code
 (github.com/RunxinXu/ContrastivePruning, commit eae11d6); its contrastive loss is in `baselines.contrastive`.
 
-Share p of the units goes in cuts of 10, 20, ... percent, with re-training under a new optimiser and schedule after each:
+Units go in cuts of 10, 20, ... percent, with re-training under a new optimiser and schedule after each:
 
     I_u  = sum over batches of |dL_batch / dz_u|      one pass over the training set, evaluation mode, total loss
     I_u  = I_u / (||I_layer||_2 + 1e-20)              norm of its layer
@@ -33,6 +33,9 @@ from gppdfd.interface import LOSS_PARTS, Config, Pruner, Setting, register_prune
 from gppdfd.structure import Keep, Masks, Structure
 
 KINDS = ("head", "ffn")
+
+MANY = 10**6
+"""Steps of a search that is long enough for any number of phases."""
 
 Floor = Literal["live", "released", "none"]
 
@@ -69,7 +72,7 @@ class Cut:
 
 
 def phase_shares(target: float, step_size: float, most: int) -> list[float]:
-    """Share of units that is gone in each phase: multiples of `step_size`, then `target`; `most` equal steps at most."""
+    """Share of units gone in each phase: multiples of `step_size`, then `target`; if too many, `most` equal steps."""
     count = max(1, math.ceil(round(target / step_size, 6)))
     if count > most:
         return [target * phase / most for phase in range(1, most + 1)]
@@ -149,6 +152,9 @@ class FirstOrderPruner(Pruner):
         if target.cost(structure, least) <= target.budget(structure):
             return None
         return f"one head per layer stays: at most {budget.sparsity(structure, least):.4f} sparsity on this model"
+
+    def scoring_epochs(self, structure: Structure, target: Target) -> float:
+        return self.config.scoring_share * len(self.cuts(target.share(structure), MANY))
 
     def restart(self, step: int) -> int | None:
         steps = self.setting.search_steps

@@ -145,16 +145,21 @@ def log_probabilities(anchors: torch.Tensor, found: Candidates, tau: float) -> t
     return (anchors @ found.vectors.t() / tau).masked_fill(found.own, -torch.inf).log_softmax(-1)
 
 
-def positives_loss(logs: torch.Tensor, positives: torch.Tensor, normalisation: Normalisation) -> torch.Tensor:
+def positives(shared: torch.Tensor, examples: torch.Tensor, found: Candidates) -> torch.Tensor:
+    """Bool [batch, candidates], where `shared` [examples] of anchor and candidate agree; never the anchor itself."""
+    return (shared[examples][:, None] == shared[found.examples]) & ~found.own
+
+
+def positives_loss(logs: torch.Tensor, agreeing: torch.Tensor, normalisation: Normalisation) -> torch.Tensor:
     """Minus the mean log-probability of the positives: per anchor, then over anchors; a scalar.
 
     Args:
         logs: [batch, candidates], finite at positives.
-        positives: bool of the same shape.
+        agreeing: where the positives are, bool of the same shape.
         normalisation: `released` divides the sum over anchors by the number of all positives.
     """
-    counts = positives.sum(-1)
-    losses = -logs.masked_fill(~positives, 0).sum(-1) / counts.clamp(min=1)
+    counts = agreeing.sum(-1)
+    losses = -logs.masked_fill(~agreeing, 0).sum(-1) / counts.clamp(min=1)
     return losses.mean() if normalisation == "per_anchor" else losses.sum() / counts.sum().clamp(min=1)
 
 
@@ -266,7 +271,7 @@ class Contrastive(Distiller):
         found = candidates(anchors, examples, bank, self._draw(models), self.config.batch_candidates)
         logs = log_probabilities(anchors, found, self.config.tau)
         losses = [
-            weight * positives_loss(logs, shared[examples][:, None] == shared[found.examples], self.config.normalisation)
+            weight * positives_loss(logs, positives(shared, examples, found), self.config.normalisation)
             for weight, shared in self._parts
         ]
         total = torch.stack([anchors.sum() * 0, *losses]).sum()
@@ -284,7 +289,9 @@ OWN_WEIGHTS = "unsupervised_weight=0.1,supervised_weight=0.1,temperature=2"
 
 register_method("cap-f", NamedMethod(spec="cap-f+contrastive", reference=Contrastive.reference))
 register_method("cap-m", NamedMethod(spec=f"movement+contrastive({OWN_WEIGHTS})", reference=Contrastive.reference))
-register_method("cap-soft", NamedMethod(spec=f"soft-movement+contrastive({OWN_WEIGHTS})", reference=Contrastive.reference))
+register_method(
+    "cap-soft", NamedMethod(spec=f"soft-movement+contrastive({OWN_WEIGHTS})", reference=Contrastive.reference)
+)
 register_method(
     "cap-f-released",
     NamedMethod(

@@ -186,12 +186,13 @@ class Trainer:
         self.pruner, self.distiller, self.train, self.config = pruner, distiller, train, config
         self.seed, self.regression, self.precision = seed, regression, precision
         self.hooks = hooks or Hooks()
-        self.phases = plan_phases(config, len(train), pruner.searches, pruner.scoring_epochs)
+        structure, target = structure_of(self.model), target or Target(0.0)
+        self.phases = plan_phases(config, len(train), pruner.searches, pruner.scoring_epochs(structure, target))
         self.services = Services(self)
         self.setting = Setting(
             student=self.model,
-            structure=structure_of(self.model),
-            target=target or Target(0.0),
+            structure=structure,
+            target=target,
             search_steps=self.phases.search,
             generator=generator(seed, "pruner"),
             regression=regression,
@@ -241,6 +242,8 @@ class Trainer:
             self._step("before", self.view, None)
         for step in range(self.phases.search):
             self._search_step(step, trace)
+        if self.phases.search and self.pruner.snapshot_due(self.phases.search):
+            self.distiller.snapshot()
         keep = self.pruner.keep()
         if self.phases.search:
             trace.record(self.phases.search, {kind: units.float() for kind, units in keep.items()})

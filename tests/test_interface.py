@@ -15,10 +15,13 @@ from gppdfd.training import TrainingConfig
 DEFAULTS = {
     "training": "bb9e622541",
     "pruner depth r1": "e55b999fae",
+    "pruner cap-f r1": "3b892c90ad",
+    "pruner first-order r1": "dea94a4a13",
     "pruner gpp r1": "02af597f28",
     "pruner magnitude r1": "409f6a1dca",
     "pruner none r1": "44136fa355",
     "pruner random r1": "409f6a1dca",
+    "distiller contrastive r1": "d58d2b0632",
     "distiller dfd r1": "7cf8285a26",
     "distiller fcd r1": "2216fb8d93",
     "distiller logits r1": "bc982ffe51",

@@ -11,6 +11,7 @@ from baselines.contrastive import (
     ContrastiveConfig,
     candidates,
     log_probabilities,
+    positives,
     positives_loss,
     representation,
 )
@@ -43,20 +44,17 @@ def contrastive(case: Case, stored: Tensors) -> None:
     anchors = representation(view, HOW[inputs["align"]])
     found = candidates(anchors, stored["in.idx"], stored["in.bank"], stored["in.extra_idx"])
     logs = log_probabilities(anchors, found, inputs["tau"])
-    positives = {
-        "unsup": stored["in.idx"][:, None] == found.examples,
-        "sup": stored["in.labels"][:, None] == stored["in.labels_bank"][found.examples],
-    }
-    positives = {part: same & ~found.own for part, same in positives.items()}
+    shared = {"unsup": torch.arange(len(stored["in.bank"])), "sup": stored["in.labels_bank"]}
+    agreeing = {part: positives(values, stored["in.idx"], found) for part, values in shared.items()}
     for normalisation in ("released", "per_anchor"):
-        losses = {part: positives_loss(logs, same, normalisation) for part, same in positives.items()}
+        losses = {part: positives_loss(logs, same, normalisation) for part, same in agreeing.items()}
         losses["weighted"] = inputs["lambda_unsup"] * losses["unsup"] + inputs["lambda_sup"] * losses["sup"]
         for part, loss in losses.items():
             assert_close(loss.detach(), expected[f"{normalisation}.{part}"], case)
             if f"out.grad.{normalisation}.{part}" in stored:
                 (gradient,) = torch.autograd.grad(loss, leaf, retain_graph=True)
                 assert_close(gradient, stored[f"out.grad.{normalisation}.{part}"], case)
-    for part, same in positives.items():
+    for part, same in agreeing.items():
         assert same.sum(-1).tolist() == expected[f"positives.{part}"]
     assert expected["released.unsup_qa"] == expected["released.unsup"]
 
