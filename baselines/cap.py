@@ -76,7 +76,7 @@ def phase_shares(target: float, step_size: float, most: int) -> list[float]:
     count = max(1, math.ceil(round(target / step_size, 6)))
     if count > most:
         return [target * phase / most for phase in range(1, most + 1)]
-    return [*(step_size * phase for phase in range(1, count)), target]
+    return [*(round(step_size * phase, 6) for phase in range(1, count)), target]
 
 
 def planned_cuts(shares: list[float], steps: int, dense: float) -> list[Cut]:
