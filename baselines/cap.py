@@ -13,6 +13,9 @@ Units go in cuts of 10, 20, ... percent, with re-training under a new optimiser 
 What is gone stays gone, and one head per layer stays. The search is all phases but the last, which is the recovery of
 the extracted model. `first-order` makes a single cut after a dense phase (or at the start) and ranks in the same way.
 
+A scoring pass never takes more batches than a phase trains: with the paper's two epochs per phase that is the whole
+training set, and in a short search scoring takes at most half of the budget.
+
 Departures, each with the released behaviour as an option: the head that is kept in each layer is the best live one, not
 the best one, which may be gone already (`head_floor`); the norm of a layer is over its live units (`norm`). The first
 cut is made before any training, as released, thus by a new classifier; `first_step=finetuned` trains for half a phase
@@ -45,7 +48,7 @@ class FirstOrderConfig(Config):
 
     Attributes:
         first_step: whether the first cut is made before training or after a dense phase.
-        scoring_share: share of the training batches that a scoring pass takes.
+        scoring_share: share of the training batches that a scoring pass takes; never more batches than a phase trains.
         head_floor: which head of each layer stays: its best `live` one, its best one as `released`, or `none`.
         norm: units whose scores make up a layer's norm.
     """
@@ -132,6 +135,7 @@ class FirstOrderPruner(Pruner):
     """Cuts units by first-order scores at planned times; subclasses plan."""
 
     reference = "Xu et al. 2022, AAAI, arXiv 2112.07198"
+    reconstruction = "after the released code; the paper's text was not at hand"
 
     def begin(self, setting: Setting) -> None:
         super().begin(setting)
@@ -153,8 +157,9 @@ class FirstOrderPruner(Pruner):
             return None
         return f"one head per layer stays: at most {budget.sparsity(structure, least):.4f} sparsity on this model"
 
-    def scoring_epochs(self, structure: Structure, target: Target) -> float:
-        return self.config.scoring_share * len(self.cuts(target.share(structure), MANY))
+    def scoring_epochs(self, structure: Structure, target: Target, search_epochs: float) -> float:
+        passes = len(self.cuts(target.share(structure), MANY))
+        return min(self.config.scoring_share * passes, search_epochs / 2)
 
     def restart(self, step: int) -> int | None:
         steps = self.setting.search_steps
@@ -204,7 +209,8 @@ class FirstOrderPruner(Pruner):
     def _scores(self) -> Masks:
         loop = self.setting.loop
         assert loop is not None  # the training loop gives it
-        batches = math.ceil(self.config.scoring_share * loop.batches)
+        trained = max(1, self.setting.search_steps // len(self._cuts))
+        batches = min(math.ceil(self.config.scoring_share * loop.batches), trained)
         scores = summed_sizes(loop.mask_gradients(self._live_masks(), frozenset(LOSS_PARTS), batches))
         counted = self._alive if self.config.norm == "live" else {}
         return {kind: normalised(values.cpu(), counted.get(kind)) for kind, values in scores.items()}

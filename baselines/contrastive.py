@@ -209,6 +209,7 @@ class Contrastive(Distiller):
     """Soft labels and CAP's three contrastive modules."""
 
     reference = "Xu et al. 2022, AAAI, arXiv 2112.07198"
+    reconstruction = "after the released code; weights of `per_anchor` are ours"
     Config: ClassVar[type[DistillerConfig]] = ContrastiveConfig
 
     @property

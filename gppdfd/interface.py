@@ -148,8 +148,12 @@ class Pruner(ABC):
         """Loss parts whose gradient with respect to the masks it observes; empty if it needs none."""
         return frozenset()
 
-    def scoring_epochs(self, structure: Structure, target: Target) -> float:
-        """Passes over the training set that it spends on `Loop.mask_gradients`, search steps apart."""
+    def scoring_epochs(self, structure: Structure, target: Target, search_epochs: float) -> float:
+        """Passes over the training set that it spends on `Loop.mask_gradients`, search steps apart.
+
+        Args:
+            search_epochs: what the search may take, scoring included.
+        """
         return 0.0
 
     def unreachable(self, structure: Structure, target: Target) -> str | None:

@@ -192,7 +192,8 @@ class Trainer:
         self.seed, self.regression, self.precision = seed, regression, precision
         self.hooks = hooks or Hooks()
         structure, target = structure_of(self.model), target or Target(0.0)
-        self.phases = plan_phases(config, len(train), pruner.searches, pruner.scoring_epochs(structure, target))
+        scoring = pruner.scoring_epochs(structure, target, config.search_epochs)
+        self.phases = plan_phases(config, len(train), pruner.searches, scoring)
         self.services = Services(self)
         self.setting = Setting(
             student=self.model,

@@ -171,14 +171,28 @@ def test_one_head_per_layer_may_be_too_much() -> None:
 
 
 def test_masks_of_the_scoring_pass_are_those_so_far() -> None:
-    pruner = CAPF(CAPFConfig(scoring_share=0.3, step_size=0.25))
-    loop = begun(pruner, SMALL, Target(0.5, count="published"), 4)
-    masks = searched(pruner, 4)
+    pruner = CAPF(CAPFConfig(step_size=0.25))
+    loop = begun(pruner, SMALL, Target(0.5, count="published"), 8)
+    masks = searched(pruner, 8)
     pruner.keep()
-    assert loop.passes == [2, 2]  # ceil(.3 of 4 batches)
     assert all(bool(values.all()) for values in loop.asked[0].values())
-    assert all(torch.equal(values, masks[3][kind]) for kind, values in loop.asked[1].items())
-    assert pruner.scoring_epochs(SMALL, Target(0.5)) == pytest.approx(0.6)
+    assert all(torch.equal(values, masks[7][kind]) for kind, values in loop.asked[1].items())
+
+
+@pytest.mark.parametrize(("share", "steps", "batches"), [(1.0, 100, 4), (0.3, 100, 2), (1.0, 6, 3), (0.3, 1, 1)])
+def test_a_pass_takes_its_share_but_no_more_than_a_phase(share: float, steps: int, batches: int) -> None:
+    pruner = CAPF(CAPFConfig(scoring_share=share, step_size=0.25))
+    loop = begun(pruner, SMALL, Target(0.5), steps)
+    searched(pruner, steps)
+    pruner.keep()
+    assert loop.passes == [batches, batches]
+
+
+def test_scoring_takes_at_most_half_of_the_search() -> None:
+    assert CAPF().scoring_epochs(SMALL, Target(0.5), 20) == pytest.approx(5)
+    assert CAPF().scoring_epochs(SMALL, Target(0.5), 2) == pytest.approx(1)
+    assert CAPF(CAPFConfig(scoring_share=0.1)).scoring_epochs(SMALL, Target(0.5), 20) == pytest.approx(0.5)
+    assert FirstOrder().scoring_epochs(SMALL, Target(0.5), 20) == pytest.approx(1)
 
 
 def test_each_phase_has_a_schedule_and_a_snapshot_of_its_own() -> None:
@@ -216,20 +230,23 @@ def test_norms_over_live_units_only_change_the_ranking_later() -> None:
 
 
 def test_a_run_counts_its_scoring_and_warms_up_in_each_phase() -> None:
-    """Five cuts of ten percent, each with a pass over the five batches."""
+    """Five cuts of ten percent, each with a pass over as many batches as a phase trains."""
     rates: list[float] = []
     pruner, distiller = parse_method("cap-f+none").build()
-    trainer = Trainer(tiny_model(), pruner, distiller, tiny_data(), CONFIG, target=Target(0.5))
+    extra = CONFIG.model_copy(update={"scoring": "extra"})
+    trainer = Trainer(tiny_model(), pruner, distiller, tiny_data(), extra, target=Target(0.5))
     trainer.hooks.progress = lambda phase, step, steps: rates.append(trainer.scheduler.get_last_lr()[0])
-    assert trainer.run().scoring_passes == 5 * 5
+    assert trainer.run().scoring_passes == 5 * 4
     assert [index + 1 for index, rate in enumerate(rates) if rate == 0] == [5, 10, 15, 20, 25]
 
 
-def test_scoring_within_the_search_leaves_fewer_steps() -> None:
-    pruner, distiller = parse_method("cap-f(scoring_share=0.2)+none").build()
-    within = CONFIG.model_copy(update={"scoring": "within"})
-    trainer = Trainer(tiny_model(), pruner, distiller, tiny_data(), within, target=Target(0.5))
-    assert trainer.phases.search == 20 - 5
+@pytest.mark.parametrize("share", [1.0, 0.2])
+def test_scoring_counts_as_part_of_the_search(share: float) -> None:
+    """Forward-backward passes of scoring and search together are those of a search without scoring."""
+    pruner, distiller = parse_method(f"cap-f(scoring_share={share})+none").build()
+    trainer = Trainer(tiny_model(), pruner, distiller, tiny_data(), CONFIG, target=Target(0.5))
+    assert trainer.phases.search == (10 if share == 1 else 15)
+    assert trainer.phases.search + trainer.run().scoring_passes == 20
 
 
 def test_regression_scores_tell_units_apart() -> None:
