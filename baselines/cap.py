@@ -182,7 +182,8 @@ class FirstOrderPruner(Pruner):
         return {"alive": self._alive, "made": self._made}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._alive, self._made = state["alive"], state["made"]
+        self._alive = {kind: units.cpu() for kind, units in state["alive"].items()}
+        self._made = state["made"]
 
     def _live_masks(self) -> Masks:
         return {kind: units.to(self.setting.device, torch.float32) for kind, units in self._alive.items()}

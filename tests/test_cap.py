@@ -24,8 +24,9 @@ from baselines.cap import (
 )
 from gppdfd.budget import Target, parameters, sparsity
 from gppdfd.interface import Setting, parse_method
+from gppdfd.settings import TrainingConfig
 from gppdfd.structure import Keep, Masks, Structure
-from gppdfd.training import Trainer, TrainingConfig
+from gppdfd.training import Trainer
 from tests.tiny import tiny_data, tiny_model
 
 BASE = Structure(layers=12, hidden=768, heads=12, head_size=64, intermediate=3072)
@@ -235,7 +236,7 @@ def test_a_run_counts_its_scoring_and_warms_up_in_each_phase() -> None:
     pruner, distiller = parse_method("cap-f+none").build()
     extra = CONFIG.model_copy(update={"scoring": "extra"})
     trainer = Trainer(tiny_model(), pruner, distiller, tiny_data(), extra, target=Target(0.5))
-    trainer.hooks.progress = lambda phase, step, steps: rates.append(trainer.scheduler.get_last_lr()[0])
+    trainer.hooks.progress = lambda phase, step, steps: rates.append(trainer.optimisation.rate)
     assert trainer.run().scoring_passes == 5 * 4
     assert [index + 1 for index, rate in enumerate(rates) if rate == 0] == [5, 10, 15, 20, 25]
 

@@ -13,7 +13,8 @@ from torch.nn.functional import normalize
 from baselines.contrastive import Bank, Contrastive, candidates, log_probabilities, positives, positives_loss
 from gppdfd.budget import Target
 from gppdfd.interface import named_methods, parse_method
-from gppdfd.training import Trainer, TrainingConfig
+from gppdfd.settings import TrainingConfig
+from gppdfd.training import Trainer
 from gppdfd.views import Observed, View
 from tests.tiny import tiny_data, tiny_model
 

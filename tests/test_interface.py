@@ -8,7 +8,7 @@ from gppdfd import interface
 from gppdfd.errors import UsageError
 from gppdfd.files import canonical_json, hash_text
 from gppdfd.interface import Distiller, Method, distillers, named_methods, parse_method, pruners, register_pruner
-from gppdfd.training import TrainingConfig
+from gppdfd.settings import TrainingConfig
 
 # A default that changes makes other results under the same name. When this test fails, raise the REVISION
 # (`revision`) of the class, or the schema version for training settings, and pin the new hash here.

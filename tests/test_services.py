@@ -9,8 +9,9 @@ from gppdfd.budget import Target
 from gppdfd.errors import UsageError
 from gppdfd.interface import LOSS_PARTS, DistillerConfig, Loop, distillers, pruners
 from gppdfd.masks import masked
+from gppdfd.settings import Phases, TrainingConfig, plan_phases
 from gppdfd.structure import Masks, structure_of
-from gppdfd.training import Phases, Trainer, TrainingConfig, plan_phases, task_loss
+from gppdfd.training import Trainer, task_loss
 from gppdfd.views import Observed, View
 from tests.tiny import MODEL_TYPES, tiny_data, tiny_model
 
@@ -154,7 +155,7 @@ class Restarting(Random):
 def test_a_pruner_may_start_the_schedule_anew() -> None:
     rates = []
     trainer = Trainer(tiny_model(), Restarting(), Silent(), tiny_data(), CONFIG, target=Target(0.5))
-    trainer.hooks.progress = lambda phase, step, steps: rates.append(trainer.scheduler.get_last_lr()[0])
+    trainer.hooks.progress = lambda phase, step, steps: rates.append(trainer.optimisation.rate)
     trainer.run()
     assert rates[:10] == pytest.approx([1e-3 * share for share in (0.8, 0.6, 0.4, 0.2, 0.0) * 2])
 
@@ -199,7 +200,7 @@ def test_recovery_may_have_a_learning_rate_of_its_own() -> None:
     config = CONFIG.model_copy(update={"recovery_learning_rate": 5e-4, "recovery_decay": "constant"})
     rates = []
     trainer = Trainer(tiny_model(), Random(), Silent(), tiny_data(), config, target=Target(0.5))
-    trainer.hooks.progress = lambda phase, step, steps: rates.append((phase, trainer.scheduler.get_last_lr()[0]))
+    trainer.hooks.progress = lambda phase, step, steps: rates.append((phase, trainer.optimisation.rate))
     trainer.run()
     assert {rate for phase, rate in rates if phase == "recovery"} == {5e-4}
     assert max(rate for phase, rate in rates if phase == "search") < 1e-3

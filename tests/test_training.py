@@ -9,19 +9,11 @@ from gppdfd.extraction import extract
 from gppdfd.gpp import GPP, GPPConfig
 from gppdfd.interface import distillers, pruners
 from gppdfd.masks import MaskedEncoder
+from gppdfd.optimisation import learning_rate_factor
+from gppdfd.settings import Phases, TrainingConfig, plan_phases
 from gppdfd.structure import Keep, structure_of
 from gppdfd.teacher import cached_views
-from gppdfd.training import (
-    Hooks,
-    Phases,
-    Trainer,
-    TrainingConfig,
-    flooded,
-    learning_rate_factor,
-    plan_phases,
-    task_loss,
-    without_gradient,
-)
+from gppdfd.training import Hooks, Trainer, flooded, task_loss, without_gradient
 from gppdfd.views import Observed
 from tests.tiny import tiny_data, tiny_model
 
