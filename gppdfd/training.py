@@ -118,12 +118,14 @@ class Trainer:
         self.pruner, self.distiller, self.train, self.config = pruner, distiller, train, config
         self.seed, self.regression, self.precision = seed, regression, precision
         self.hooks = hooks or Hooks()
-        self.phases = plan_phases(config, len(train), pruner.searches, pruner.scoring_epochs)
+        structure, target = structure_of(self.model), target or Target(0.0)
+        scoring = pruner.scoring_epochs(structure, target, config.search_epochs)
+        self.phases = plan_phases(config, len(train), pruner.searches, scoring)
         self.services = Services(self)
         self.setting = Setting(
             student=self.model,
-            structure=structure_of(self.model),
-            target=target or Target(0.0),
+            structure=structure,
+            target=target,
             search_steps=self.phases.search,
             generator=generator(seed, "pruner"),
             regression=regression,
@@ -241,6 +243,8 @@ class Trainer:
             self._search_step(step)
 
     def _decide(self) -> Keep:
+        if self.phases.search and self.pruner.snapshot_due(self.phases.search):
+            self.distiller.snapshot()
         keep = self.pruner.keep()
         if self.phases.search:
             self._trace.record(self.phases.search, {kind: units.float() for kind, units in keep.items()})

@@ -29,8 +29,10 @@ from gppdfd.errors import UsageError
 from gppdfd.factorise import embedding_rank
 from gppdfd.interface import Setting, parse_method
 from gppdfd.masks import masked
+from gppdfd.optimisation import Optimisation
+from gppdfd.settings import TrainingConfig
 from gppdfd.structure import KINDS, Keep, Structure, structure_of
-from gppdfd.training import Trainer, TrainingConfig
+from gppdfd.training import Trainer
 from gppdfd.views import Observed
 from tests.tiny import tiny_data, tiny_model
 
@@ -234,17 +236,20 @@ def test_hidden_states_train_the_weights_all_the_same(monkeypatch: pytest.Monkey
     for separation in ("true", "false"):
         gradients: list[torch.Tensor] = []
         with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "_update", gradients_into(gradients))
+            patch.setattr(Optimisation, "update", gradients_into(gradients))
             trained(f"grain(separation={separation})+grain", patch)
         found.append(gradients[0])
     torch.testing.assert_close(*found)
 
 
-def gradients_into(found: list[torch.Tensor]) -> Callable[[Trainer], object]:
+def gradients_into(found: list[torch.Tensor]) -> Callable[[Optimisation], None]:
     """In the place of an optimiser step: takes down the gradient of the first query map."""
-    return lambda trainer: (
-        found or found.append(trainer.model.base_model.encoder.layer[0].attention.self.query.weight.grad.clone())
-    )
+
+    def take(optimisation: Optimisation) -> None:
+        names = {name: parameter for parameter, name in optimisation._names.items()}
+        found.append(names["bert.encoder.layer.0.attention.self.query.weight"].grad.clone())
+
+    return take
 
 
 def test_a_student_that_is_the_teacher_loses_only_the_teachers_entropy() -> None:

@@ -12,7 +12,7 @@ from gppdfd.masks import masked
 from gppdfd.settings import Phases, TrainingConfig, plan_phases
 from gppdfd.structure import Masks, structure_of
 from gppdfd.training import Trainer, task_loss
-from gppdfd.views import Observed
+from gppdfd.views import Observed, View
 from tests.tiny import MODEL_TYPES, tiny_data, tiny_model
 
 CONFIG = TrainingConfig(batch_size=8, learning_rate=1e-3, search_epochs=2, recovery_epochs=1, flooding=0)
@@ -99,9 +99,12 @@ def test_a_part_of_the_batches_is_spread_over_the_training_set() -> None:
 
 class Encoding(Asking):
     def ask(self, loop: Loop) -> None:
-        self.student, self.again = loop.sentences(), loop.sentences()
-        self.noisy, self.teacher = loop.sentences(training_mode=True), loop.sentences("teacher")
-        self.labels, self.examples = loop.labels, loop.examples
+        def read(view: View) -> torch.Tensor:
+            return view.sentence
+
+        self.student, self.again = loop.encodings(read, "student"), loop.encodings(read, "student")
+        self.teacher = loop.encodings(read, "teacher")
+        self.labels, self.examples, self.batches = loop.labels, loop.examples, loop.batches
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
@@ -124,7 +127,7 @@ def test_sentences_are_what_the_classifier_reads(model_type: str) -> None:
     assert pruner.student.dtype == torch.float32
     assert not pruner.student.requires_grad
     assert torch.equal(pruner.labels, tiny_data().labels)
-    assert pruner.examples == 40
+    assert (pruner.examples, pruner.batches) == (40, 5)
 
 
 class Counting(Silent):
