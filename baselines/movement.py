@@ -26,7 +26,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch.nn.utils.parametrize import is_parametrized
 
 from gppdfd.allocation import Allocation, fitted, removed
-from gppdfd.budget import Target, most_important, prunable
+from gppdfd.budget import Target, prunable
 from gppdfd.errors import UsageError
 from gppdfd.interface import LOSS_PARTS, Config, Pruner, Setting, register_pruner
 from gppdfd.structure import WEIGHT, Keep, Masks, Structure, adapter_for
@@ -97,8 +97,18 @@ def top_share(scores: torch.Tensor, share: float, groups: Sequence[int]) -> torc
     Args:
         groups: sizes n of consecutive runs of the flat scores, each ranked by itself.
     """
-    parts = [most_important(-part, int(share * len(part))) for part in scores.flatten().split(list(groups))]
+    parts = [_highest(part, int(share * len(part))) for part in scores.flatten().split(list(groups))]
     return torch.cat(parts).view_as(scores)
+
+
+def _highest(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """As `most_important(-scores, count)`, without sorting: matrices are large, and every step asks."""
+    if count in (0, len(scores)):
+        return torch.full_like(scores, count > 0, dtype=torch.bool)
+    edge = scores.kthvalue(len(scores) - count + 1).values
+    above, equal = scores > edge, scores == edge
+    later = equal.flip(0).cumsum(0).flip(0) <= count - above.sum()
+    return above | (equal & later)
 
 
 def above_threshold(scores: torch.Tensor, threshold: float, groups: Sequence[int]) -> torch.Tensor:
@@ -109,7 +119,7 @@ def above_threshold(scores: torch.Tensor, threshold: float, groups: Sequence[int
 
 def _above_or_floor(scores: torch.Tensor, threshold: float) -> torch.Tensor:
     above, least = scores.sigmoid() > threshold, int(FLOOR * len(scores)) + 1
-    return above if int(above.sum()) >= least else most_important(-scores, least)
+    return above if int(above.sum()) >= least else _highest(scores, least)
 
 
 def score_regulariser(groups: Iterable[torch.Tensor]) -> torch.Tensor:
