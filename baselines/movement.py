@@ -9,11 +9,12 @@ huggingface/transformers, examples/research_projects/movement-pruning. With T se
     soft movement:  M = 1 where sigmoid(S) > tau(t), at least .5 %    tau from 0 to tau_f = .1
                     loss += lambda(t) R,  R = mean of sigmoid(S),  lambda(t) = lambda_f tau(t) / tau_f
 
-Under plain SGD, S = -lr * sum of dL/dM: the ranking of GPP. `granularity=weight` is the published setting: the masks
-multiply single weights, so dL/dM = dL/dW' * W, and each matrix keeps int(v * n). The default is ours: heads and FFN
-dims, ranked as GPP ranks them. Departures: t_i and t_f are shares of the search, and windows that leave no step to ramp
-are refused (the public code then jumps); the scores' learning rate is constant; soft movement ends with a top-k, so
-that it meets the target (`finish=free` leaves the size open); equal scores go by index.
+Under plain SGD at a constant rate, S = -lr * sum of dL/dM: the ranking of GPP. `granularity=weight` is the published
+setting: the masks multiply single weights, so dL/dM = dL/dW' * W, and each matrix keeps int(v * n). The default is ours:
+heads and FFN dims, ranked as GPP ranks them. Departures: t_i and t_f are shares of the search, and windows that leave
+no step to ramp are refused (the public code then jumps); the scores' learning rate falls linearly, without a warm-up;
+soft movement ends with a top-k, so that it meets the target (`finish=free` leaves the size open); equal scores go by
+index.
 
 `freeze_weights` trains scores and classifier only, after SMP (Jiang et al., arXiv 2210.06210).
 """
@@ -30,8 +31,6 @@ from gppdfd.budget import Target, prunable
 from gppdfd.errors import UsageError
 from gppdfd.interface import LOSS_PARTS, Config, Pruner, Setting, register_pruner
 from gppdfd.structure import WEIGHT, Keep, Masks, Structure, adapter_for
-
-UNITS = ("head", "ffn")
 
 FLOOR = 0.005
 """Share of each matrix that soft movement always keeps."""
@@ -67,9 +66,10 @@ class TopConfig(Config):
 
 
 class MovementConfig(TopConfig):
-    """Options of movement pruning."""
+    """Options of movement pruning; the scores' learning rate falls linearly to 0 over the search, or stays."""
 
     learning_rate: float = Field(1e-2, gt=0)
+    decay: Literal["linear", "constant"] = "linear"
     optimizer: Literal["adamw", "sgd"] = "adamw"
     freeze_weights: bool = False
 
@@ -151,6 +151,10 @@ class Top(Pruner):
         raise NotImplementedError
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        return (WEIGHT,) if self.by_weight else super().kinds
+
+    @property
     def by_weight(self) -> bool:
         return bool(self.config.granularity == "weight")
 
@@ -212,7 +216,7 @@ class Top(Pruner):
         structure = self.setting.structure
         if not self.by_weight:
             rows = structure.layers if self.allocation == "per_layer" else 1
-            return {kind: [structure.ones((kind,))[kind].numel() // rows] * rows for kind in UNITS}
+            return {kind: [structure.ones((kind,))[kind].numel() // rows] * rows for kind in self.kinds}
         if self.allocation == "joint":
             return {WEIGHT: [structure.weights]}
         return {WEIGHT: [weight.numel() for weight in single_weights(self.setting.student)]}
@@ -223,6 +227,7 @@ class Movement(Top):
     """Movement pruning: scores follow the gradient of their masks."""
 
     reference = "Sanh et al. 2020, NeurIPS 33, arXiv 2005.07683"
+    reconstruction = "heads and FFN dims for single weights (granularity=weight is the paper's)"
     Config: ClassVar[type[Config]] = MovementConfig
 
     @property
@@ -231,7 +236,7 @@ class Movement(Top):
 
     def begin(self, setting: Setting) -> None:
         super().begin(setting)
-        ones = setting.structure.ones((WEIGHT,) if self.by_weight else UNITS, setting.device)
+        ones = setting.structure.ones(self.kinds, setting.device)
         self._scores = {kind: torch.zeros_like(values).requires_grad_() for kind, values in ones.items()}
         self._optimizer = self._own_optimizer()
         if self.config.freeze_weights:
@@ -246,6 +251,10 @@ class Movement(Top):
             scores = self._scores[kind]
             scores.grad = gradient if scores.grad is None else scores.grad + gradient
 
+    def masks(self, step: int) -> Masks:
+        self._set_rate(step)
+        return super().masks(step)
+
     def optimizers(self) -> list[torch.optim.Optimizer]:
         return [self._optimizer]
 
@@ -258,6 +267,11 @@ class Movement(Top):
                 self._scores[kind].copy_(values)
         self._optimizer.load_state_dict(state["optimizer"])
 
+    def _set_rate(self, step: int) -> None:
+        factor = 1.0 if self.config.decay == "constant" else 1 - step / self.setting.search_steps
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * factor
+
     def _own_optimizer(self) -> torch.optim.Optimizer:
         scores, rate = list(self._scores.values()), self.config.learning_rate
         if self.config.optimizer == "sgd":
@@ -269,6 +283,7 @@ class Movement(Top):
 class SoftMovement(Movement):
     """Soft movement pruning: a rising threshold on the scores, and a regulariser that pushes them down."""
 
+    reconstruction = "heads and FFN dims for single weights; a top-k meets the target (finish=free is the paper's)"
     Config: ClassVar[type[Config]] = SoftMovementConfig
 
     def begin(self, setting: Setting) -> None:
@@ -280,6 +295,7 @@ class SoftMovement(Movement):
         return 1 - self._share if self._finished(step) else None
 
     def masks(self, step: int) -> Masks:
+        self._set_rate(step)
         self._threshold = self._scheduled(step, 0.0, self.config.threshold)
         units = self._top(self._share) if self._finished(step) else self._above(self._threshold)
         return {kind: there.float() for kind, there in units.items()}

@@ -59,6 +59,7 @@ class UPop(PathPruner):
     """UPop's joint ranking and schedule, on whole heads and FFN dims."""
 
     reference = "Shi et al. 2023, ICML, arXiv 2301.13741"
+    reconstruction = "whole heads of one text encoder; published for dims that all heads of a layer share"
     Config: ClassVar[type[Config]] = UPopConfig
 
     @property

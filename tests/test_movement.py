@@ -129,7 +129,7 @@ def test_the_floor_of_soft_movement(size: int) -> None:
 
 
 def test_scores_under_sgd_rank_as_gpp_does() -> None:
-    movement = begun(Movement(MovementConfig(optimizer="sgd", learning_rate=1.0)), Target(0.6))
+    movement = begun(Movement(MovementConfig(optimizer="sgd", decay="constant")), Target(0.6))
     gpp = begun(GPP(), Target(0.6))
     recorded = random_gradients()
     walked(movement, recorded)
@@ -138,6 +138,15 @@ def test_scores_under_sgd_rank_as_gpp_does() -> None:
     for kind, unimportance in gpp.unimportance().items():
         assert torch.equal((-movement.scores()[kind]).flatten().argsort(), unimportance.flatten().argsort())
         assert torch.equal(movement.keep()[kind], gpp.keep()[kind])
+
+
+def test_the_scores_learning_rate_falls_to_0_or_stays() -> None:
+    for kind, decay, expected in ((Movement, "linear", [0.01, 0.0075, 0.005]), (SoftMovement, "constant", [0.01] * 3)):
+        pruner, rates = begun(kind(kind.Config(decay=decay)), Target(0.5)), []
+        for step in (0, 10, 20):
+            pruner.masks(step)
+            rates.append(pruner.optimizers()[0].param_groups[0]["lr"])
+        assert rates == pytest.approx(expected)
 
 
 def test_scores_follow_the_gradient_of_their_gates() -> None:
