@@ -12,9 +12,9 @@ huggingface/transformers, examples/research_projects/movement-pruning. With T se
 Under plain SGD at a constant rate, S = -lr * sum of dL/dM: the ranking of GPP. `granularity=weight` is the published
 setting: the masks multiply single weights, so dL/dM = dL/dW' * W, and each matrix keeps int(v * n). The default is
 ours: heads and FFN dims, ranked as GPP ranks them. Departures: t_i and t_f are shares of the search, and windows that
-leave no step to ramp are refused (the public code then jumps); the scores' learning rate falls linearly, without a warm-up;
-soft movement ends with a top-k, so that it meets the target (`finish=free` leaves the size open); equal scores go by
-index.
+leave no step to ramp are refused (the public code then jumps); the scores' learning rate falls linearly, without a
+warm-up; soft movement ends with a top-k, so that it meets the target (`finish=free` leaves the size open); equal
+scores go by index.
 
 `freeze_weights` trains scores and classifier only, after SMP (Jiang et al., arXiv 2210.06210).
 """
