@@ -19,6 +19,7 @@ scores go by index.
 `freeze_weights` trains scores and classifier only, after SMP (Jiang et al., arXiv 2210.06210).
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -75,7 +76,11 @@ class MovementConfig(TopConfig):
 
 
 class SoftMovementConfig(MovementConfig):
-    """Options of soft movement pruning: tau_f, lambda_f, and whether the target is met in the end."""
+    """Options of soft movement pruning: tau_f, lambda_f, and whether the target is met in the end.
+
+    Adam moves a score by `learning_rate` per step at most, so the default threshold of .1 takes more than 220 steps to
+    reach (440 while the rate falls); in a shorter search all units stay until the top-k takes over.
+    """
 
     threshold: float = Field(0.1, gt=0, lt=1)
     regularisation: float = Field(1.0, ge=0)
@@ -216,7 +221,7 @@ class Top(Pruner):
         structure = self.setting.structure
         if not self.by_weight:
             rows = structure.layers if self.allocation == "per_layer" else 1
-            return {kind: [structure.ones((kind,))[kind].numel() // rows] * rows for kind in self.kinds}
+            return {kind: [math.prod(structure.shape(kind)) // rows] * rows for kind in self.kinds}
         if self.allocation == "joint":
             return {WEIGHT: [structure.weights]}
         return {WEIGHT: [weight.numel() for weight in single_weights(self.setting.student)]}
