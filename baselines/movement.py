@@ -305,7 +305,9 @@ class SoftMovement(Movement):
         units = self._top(self._share) if self._finished(step) else self._above(self._threshold)
         return {kind: there.float() for kind, there in units.items()}
 
-    def loss(self, masks: Masks | None) -> torch.Tensor:
+    def loss(self, masks: Masks | None) -> torch.Tensor | None:
+        if masks is None:  # outside the search
+            return None
         groups = [part for kind, scores in self._scores.items() for part in scores.flatten().split(self._groups[kind])]
         weight = self.config.regularisation * self._threshold / self.config.threshold
         return weight * score_regulariser(groups)

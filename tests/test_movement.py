@@ -251,12 +251,13 @@ def test_the_regulariser_grows_with_the_threshold_and_pushes_scores_down() -> No
     pruner = begun(SoftMovement(SoftMovementConfig(regularisation=4.0)), Target(0.5))
     losses = []
     for step in (0, 4, 20, 32, 39):
-        pruner.masks(step)
-        losses.append(float(pruner.loss(None).detach()))
+        masks = pruner.masks(step)
+        losses.append(float(pruner.loss(masks).detach()))
     assert losses[:2] == [0, 0]
     assert 0 < losses[2] < losses[3]
     assert losses[4] == pytest.approx(4.0 * 0.5)  # all scores are 0
-    pruner.loss(None).backward()
+    assert pruner.loss(None) is None
+    pruner.loss(masks).backward()
     assert all(bool((scores.grad > 0).all()) for scores in pruner._scores.values())
 
 
