@@ -1,14 +1,20 @@
 """Controls: pruning by weight norm, at random, or not at all; training without a teacher.
 
 `magnitude` and `random` walk the same search path as GPP (same schedule, steps and allocation per kind), so that a
-table row differs from GPP in the ranking alone. `none` keeps the model dense: all its steps are plain training.
+table row differs from GPP in the ranking alone. `magnitude-weight` is the unstructured magnitude pruning that movement
+pruning compares itself with: the largest single weights of each matrix, on its cubic schedule. `none` keeps the model
+dense: all its steps are plain training.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import torch
+
+from baselines.movement import Top, TopConfig, single_weights
 from gppdfd.budget import Target
 from gppdfd.gpp import PathPruner, negative_norms, uniform_draw
 from gppdfd.interface import (
+    Config,
     Distiller,
     Losses,
     NamedMethod,
@@ -18,7 +24,7 @@ from gppdfd.interface import (
     register_method,
     register_pruner,
 )
-from gppdfd.structure import Keep, Masks, Structure
+from gppdfd.structure import WEIGHT, Keep, Masks, Structure
 from gppdfd.tasks.base import Batch
 from gppdfd.views import View
 
@@ -31,6 +37,24 @@ class Magnitude(PathPruner):
 
     def unimportance(self) -> Masks:
         return negative_norms(self.setting)
+
+
+class MagnitudeWeightConfig(TopConfig):
+    """Windows and allocation of the cubic schedule; always single weights."""
+
+    granularity: Literal["weight"] = "weight"
+
+
+@register_pruner("magnitude-weight")
+class MagnitudeWeight(Top):
+    """Keeps the largest single weights, as they are without masks at each step."""
+
+    reference = "Han et al. 2015, arXiv 1506.02626; schedule of Sanh et al. 2020, arXiv 2005.07683"
+    Config: ClassVar[type[Config]] = MagnitudeWeightConfig
+
+    def scores(self) -> Masks:
+        weights = single_weights(self.setting.student)
+        return {WEIGHT: torch.cat([weight.detach().abs().flatten() for weight in weights]).float()}
 
 
 @register_pruner("random")

@@ -180,13 +180,13 @@ def fit_to_target(structure: Structure, keep: Keep, unimportance: dict[str, torc
     def with_heads(count: int) -> Keep:
         return {**empty, "head": keep["head"] & most_important(heads, count)}
 
-    count = _largest(int(keep["head"].sum()), lambda count: target.cost(structure, with_heads(count)) <= budget)
+    count = largest(int(keep["head"].sum()), lambda count: target.cost(structure, with_heads(count)) <= budget)
     chosen = with_heads(count)
 
     def with_dims(count: int) -> Keep:
         return {**chosen, "ffn": most_important(unimportance["ffn"], count)}
 
-    dims = _largest(keep["ffn"].numel(), lambda count: target.cost(structure, with_dims(count)) <= budget)
+    dims = largest(keep["ffn"].numel(), lambda count: target.cost(structure, with_dims(count)) <= budget)
     return with_dims(dims)
 
 
@@ -258,7 +258,7 @@ def _exact(structure: Structure, keep: Keep) -> Masks:
     return {kind: units.double() for kind, units in structure.settled(keep).items()}
 
 
-def _largest(limit: int, fits: Callable[[int], bool]) -> int:
+def largest(limit: int, fits: Callable[[int], bool]) -> int:
     """Largest number up to `limit` that fits, if all below a fitting one fit; 0 if none does."""
     low, high = 0, limit
     while low < high:

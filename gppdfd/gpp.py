@@ -74,6 +74,11 @@ def update_due(step: int, steps: int, sparsity: float) -> bool:
     return step == steps or step % update_interval(steps, sparsity) == 0
 
 
+def low_value(share: float, mask: MaskPath = "progressive") -> float:
+    """Mask of a unit that is due: `progressive` 1 - share, `hard_gradual` 0, `hard_once` 1 until the share is 1."""
+    return {"progressive": 1 - share, "hard_gradual": 0.0, "hard_once": 0.0 if share == 1 else 1.0}[mask]
+
+
 def indicators(
     unimportance: torch.Tensor, sparsity: float, share: float, mask: MaskPath = "progressive"
 ) -> torch.Tensor:
@@ -83,11 +88,10 @@ def indicators(
         unimportance: [layers, units]; all layers are ranked together, ties by index.
         sparsity: target share of units to remove.
         share: s_t / s in [0, 1].
-        mask: `progressive` gives due units 1 - share, `hard_gradual` 0, `hard_once` 1 until the share is 1.
+        mask: what due units get (`low_value`).
     """
     due = least_important(unimportance, int(sparsity * share * unimportance.numel()))
-    low = {"progressive": 1 - share, "hard_gradual": 0.0, "hard_once": 0.0 if share == 1 else 1.0}[mask]
-    return torch.ones_like(unimportance).masked_fill(due, low)
+    return torch.ones_like(unimportance).masked_fill(due, low_value(share, mask))
 
 
 def l1_term(masks: Masks, weight: float = 0.5) -> torch.Tensor:

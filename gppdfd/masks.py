@@ -165,7 +165,11 @@ def hold_zeros(model: nn.Module, keep: Keep) -> list[RemovableHandle]:
     weights = [place.module.weight for place in adapter_for(model).maps(model)]
     parts = keep[WEIGHT].split([weight.numel() for weight in weights])
     masks = [part.view_as(weight).to(weight) for weight, part in zip(weights, parts, strict=True)]
-    return [weight.register_hook(partial(torch.mul, mask)) for weight, mask in zip(weights, masks, strict=True)]
+    return [
+        weight.register_hook(partial(torch.mul, mask))
+        for weight, mask in zip(weights, masks, strict=True)
+        if weight.requires_grad
+    ]
 
 
 class _Times(nn.Module):

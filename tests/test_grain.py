@@ -246,6 +246,8 @@ def gradients_into(found: list[torch.Tensor]) -> Callable[[Optimisation], None]:
     """In the place of an optimiser step: takes down the gradient of the first query map."""
 
     def take(optimisation: Optimisation) -> None:
+        if found:
+            return
         names = {name: parameter for parameter, name in optimisation._names.items()}
         found.append(names["bert.encoder.layer.0.attention.self.query.weight"].grad.clone())
 

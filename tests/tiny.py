@@ -106,8 +106,10 @@ def keeps(draw: st.DrawFn, structure: Structure) -> Keep:
 
 
 def linear_parameters(model: PreTrainedModel) -> int:
-    """Weights and biases of the attention and FFN maps of the layers, counted on the modules."""
-    return sum(weight.numel() for place in adapter_for(model).maps(model) for weight in place.module.parameters())
+    """Weights and biases of the attention and FFN maps of the layers that are not 0, counted on the modules."""
+    return sum(
+        int(weight.count_nonzero()) for place in adapter_for(model).maps(model) for weight in place.module.parameters()
+    )
 
 
 def tiny_inputs() -> dict[str, torch.Tensor]:
