@@ -5,8 +5,10 @@ the teacher's.
 deepest layer to the first, each student feature meets the fused one of the next layer, and two maps over positions
 weigh them; the result learns from the teacher's layer:
 
-    R_L = U_L H^S_L,   R_l = s_l * U_l H^S_l + t_l * R_{l+1},   (s_l, t_l) = sigmoid(A_l [U_l H^S_l ; R_{l+1}]) per token
+    R_L = U_L H^S_L,   R_l = s_l * U_l H^S_l + t_l * R_{l+1},   (s_l, t_l) = sigmoid(A_l [U_l H^S_l ; R_{l+1}])
     L = sum_l HCL(V_l R_l, H^T_l),   HCL: hierarchical context loss (`baselines.one_to_one`)
+
+with two numbers s, t per token.
 
 Departures, for tokens instead of images: convolutions (with batch normalisation) become linear maps per token, and all
 layers have one resolution. U and V start as the identity, A at 0, so that training starts from equal weights.

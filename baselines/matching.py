@@ -37,11 +37,6 @@ def existing_layers(there: Keep) -> list[int]:
     return (there["mha_layer"] | there["ffn_layer"]).nonzero().flatten().tolist()
 
 
-def existing_heads(there: Keep, layer: int) -> torch.Tensor:
-    """Heads that a layer still has: bool [heads]."""
-    return there["head"][layer] & there["mha_layer"][layer]
-
-
 def layer_pairs(
     existing: list[int], teachers: int, layer_map: LayerMap, stream: torch.Generator | None = None
 ) -> list[tuple[int, int]]:

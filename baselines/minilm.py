@@ -25,12 +25,13 @@ import torch
 from pydantic import Field
 from torch.nn.functional import kl_div
 
-from baselines.matching import existing_heads, existing_layers
+from baselines.matching import existing_layers
 from gppdfd.distilling import FeatureDistiller, HiddenStateConfig
 from gppdfd.errors import UsageError
 from gppdfd.interface import DistillerConfig, NamedMethod, Setting, register_distiller, register_method
+from gppdfd.projections import attention_scores
 from gppdfd.structure import Keep, Structure
-from gppdfd.views import View, attention_scores
+from gppdfd.views import View
 
 FAR = -1e9
 """Score of a padding key: its share is exactly 0, and no difference of two of them is undefined."""
@@ -86,7 +87,7 @@ def attending_layer(there: Keep, fallback: str = "previous") -> int | None:
     """0-based last layer, or with `fallback=previous` the last one that has heads; None without any."""
     existing = existing_layers(there)
     candidates = existing if fallback == "previous" else existing[-1:]
-    return next((layer for layer in reversed(candidates) if existing_heads(there, layer).any()), None)
+    return next((layer for layer in reversed(candidates) if there["head"][layer].any()), None)
 
 
 class LastLayerDistiller(FeatureDistiller):
@@ -115,7 +116,7 @@ class MiniLM(LastLayerDistiller):
     def relations(self, student: View, teacher: View, layer: int, mask: torch.Tensor | None) -> torch.Tensor:
         if student.queries[layer].shape[1] != teacher.queries[-1].shape[1]:
             raise UsageError("minilm needs a teacher with as many heads as the student has; minilmv2 does not")
-        heads = existing_heads(student.there, layer)
+        heads = student.there["head"][layer]
         attention, values = (
             [
                 attention_scores(view.queries[index][:, heads], view.keys[index][:, heads]),
@@ -155,6 +156,4 @@ def _projections(view: View, layer: int) -> tuple[torch.Tensor, ...]:
 
 
 for _name, _class in (("minilm", MiniLM), ("minilmv2", MiniLMv2)):
-    register_method(
-        _name, NamedMethod(spec=f"depth+{_name}", training={"flooding": 0.0}, reference=_class.reference)
-    )
+    register_method(_name, NamedMethod(spec=f"depth+{_name}", training={"flooding": 0.0}, reference=_class.reference))

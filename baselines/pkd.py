@@ -6,8 +6,8 @@ follow the authors' code (github.com/intersun/PKD-for-BERT-Model-Compression, co
     L = (1 - a) CE + a T^2 KL(teacher || student) + b L_PT
     L_PT = mean over examples, layer pairs and dims of (h^S / |h^S| - h^T / |h^T|)^2,  h the state of [CLS]
 
-with 1 - a, a and b the weights of `task`, `soft` and `features`. Pairs leave the student's last layer out; the teacher's
-are every k-th (PKD-skip) or the last ones (PKD-last), see `baselines.matching`. Without normalisation: `normalise=off`.
+with 1 - a, a and b the weights of `task`, `soft` and `features`. Pairs leave the student's last layer out; those of the
+teacher are every k-th (PKD-skip) or the last ones (PKD-last), see `baselines.matching`.
 
 Departures: KL is averaged over the batch alone (`kl_reduction=mean`: over the classes too, as in the code); examples
 are shuffled, where the code reads them in order. On STS-B the soft term is the squared error to the teacher's output.

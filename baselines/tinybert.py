@@ -25,12 +25,13 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from baselines.matching import MatchingConfig, MatchingDistiller, existing_heads
+from baselines.matching import MatchingConfig, MatchingDistiller
 from gppdfd.dfd import feature_distance
-from gppdfd.distilling import KLReduction, identity_map, mapped
+from gppdfd.distilling import KLReduction, identity_map, mapped, reduced
 from gppdfd.interface import DistillerConfig, NamedMethod, Setting, register_distiller, register_method
+from gppdfd.projections import attention_scores
 from gppdfd.tasks.base import Batch
-from gppdfd.views import View, attention_scores
+from gppdfd.views import View
 
 
 class TinyBERTConfig(MatchingConfig):
@@ -63,8 +64,7 @@ def soft_cross_entropy(
     student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0, reduction: KLReduction = "batchmean"
 ) -> torch.Tensor:
     """Cross-entropy of logits [batch, classes] against the teacher's distribution, both at a temperature."""
-    loss = cross_entropy(student / temperature, (teacher / temperature).softmax(-1))
-    return loss / student.shape[-1] if reduction == "mean" else loss
+    return reduced(cross_entropy(student / temperature, (teacher / temperature).softmax(-1)), student, reduction)
 
 
 @register_distiller("tinybert")
@@ -115,7 +115,7 @@ class TinyBERT(MatchingDistiller):
         return mapped(chosen, states)
 
     def _attention(self, student: View, teacher: View, own: int, target: int) -> torch.Tensor:
-        heads = existing_heads(student.there, own) & existing_heads(teacher.there, target)
+        heads = student.there["head"][own] & teacher.there["head"][target]
         if not heads.any():
             return student.logits.new_zeros(())
         scores = [

@@ -29,7 +29,7 @@ def turns(unimportance: torch.Tensor) -> torch.Tensor:
 
     Within a layer the order of `unimportance` stays; among equals the later unit goes first.
     """
-    ranks = unimportance.argsort(-1, stable=True).argsort(-1).double()
+    ranks = unimportance.argsort(dim=-1, stable=True).argsort(-1).double()
     return ranks + torch.linspace(0, 0.5, len(ranks), dtype=torch.double)[:, None]
 
 

@@ -28,11 +28,16 @@ def soft_labels(
     regression: bool,
     reduction: KLReduction = "batchmean",
 ) -> torch.Tensor:
-    """T^2 KL(teacher || student), batch mean; for regression the squared error to the teacher's output."""
+    """T^2 KL(teacher || student) of [batch, classes]; for regression the squared error to the teacher's output."""
     if regression:
         return mse_loss(student, teacher)
     inputs, targets = log_softmax(student / temperature, -1), log_softmax(teacher / temperature, -1)
-    return temperature**2 * kl_div(inputs, targets, reduction=reduction, log_target=True)
+    return temperature**2 * reduced(kl_div(inputs, targets, reduction="batchmean", log_target=True), student, reduction)
+
+
+def reduced(loss: torch.Tensor, logits: torch.Tensor, reduction: KLReduction) -> torch.Tensor:
+    """A batch mean over [batch, classes], divided by the number of classes if `reduction` is `mean`."""
+    return loss / logits.shape[-1] if reduction == "mean" else loss
 
 
 def identity_map(width: int) -> nn.Linear:

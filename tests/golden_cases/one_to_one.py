@@ -5,7 +5,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from baselines.distilbert import cosine_loss
 from baselines.matching import layer_pairs, only_sentence
-from baselines.minilm import relation_divergence, relation_heads, relation_scores
+from baselines.minilm import FAR, relation_divergence, relation_heads, relation_scores
 from baselines.one_to_one import one_to_one_loss
 from baselines.pkd import patience_loss
 from baselines.tinybert import attention_loss, soft_cross_entropy
@@ -89,12 +89,13 @@ def prediction(case: Case, stored: Tensors) -> None:
 
 @handles("one_to_one", "minilm_v1")
 def minilm(case: Case, stored: Tensors) -> None:
-    """The third party's second softmax is a defect: its number follows only from probabilities taken for scores."""
+    """Stored are probabilities; the third party's defect is to take them for scores, and it is shown as that."""
     expected, mask = case["expected"], stored["in.attention_mask"]
-    scores = stored["in.student_attention"], stored["in.teacher_attention"]
+    probabilities = stored["in.student_attention"], stored["in.teacher_attention"]
+    scores = [part.log().clamp(min=FAR) for part in probabilities]
     relations = [relation_scores(stored[f"in.{role}_value"]) for role in ("student", "teacher")]
     attention, values = relation_divergence(*scores), relation_divergence(*relations)
-    twice = relation_divergence(*(part.softmax(-1) for part in scores))
+    twice = relation_divergence(*probabilities)
     assert_close(attention, expected["formula.attention"], case)
     assert_close(values, expected["formula.value_relation"], case)
     assert_close(attention + values, expected["formula.total"], case)
