@@ -15,7 +15,8 @@ of the same index that both have, and a layer without heads has no such term; W 
 equal, removed dims count as 0). Intermediate and prediction loss are trained together, where the paper has one stage
 for each, and there is neither general distillation nor data augmentation. Padding leaves all means
 (`mask_padding=off`: in the code only the scores of padding keys are set to 0), and the soft term is averaged over the
-batch alone (`kl_reduction=mean`: over the classes too). Scores are those of the projections as they are: before rotary
+batch alone (`kl_reduction=mean`: over the classes too). The teacher is in evaluation mode (`teacher_dropout=on`: its
+dropout is left on, as in the code). Scores are those of the projections as they are: before rotary
 embeddings, and over all keys in a decoder.
 """
 
@@ -35,13 +36,14 @@ from gppdfd.views import View
 
 
 class TinyBERTConfig(MatchingConfig):
-    """Options of TinyBERT; `kl_reduction=mean, mask_padding=off` is what the released code does."""
+    """Options of TinyBERT; `kl_reduction=mean,mask_padding=off,teacher_dropout=on` is what the released code does."""
 
     task_weight: float = 0.0
     soft_weight: float = 1.0
     attention: bool = True
     projection: Literal["none", "shared", "per_pair"] = "shared"
     kl_reduction: KLReduction = "batchmean"
+    teacher_dropout: bool = False
 
 
 def attention_loss(
@@ -77,6 +79,10 @@ class TinyBERT(MatchingDistiller):
     @property
     def compares(self) -> frozenset[str]:
         return frozenset({"hidden_states", "projections"} if self.config.attention else {"hidden_states"})
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return super().needs | ({"teacher_dropout"} if self.config.teacher_dropout else set())
 
     def begin(self, setting: Setting) -> None:
         super().begin(setting)
