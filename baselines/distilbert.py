@@ -37,6 +37,7 @@ class DistilBERT(HiddenStateDistiller):
     """Soft labels, hard labels and the cosine of the last hidden states."""
 
     reference = "Sanh et al. 2019, arXiv 1910.01108"
+    reconstruction = "task-specific form of a task-agnostic method"
     Config: ClassVar[type[DistillerConfig]] = DistilBERTConfig
 
     def features(self, student: Layers, teacher: Layers, mask: torch.Tensor | None) -> torch.Tensor:

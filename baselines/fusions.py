@@ -18,10 +18,12 @@ layers have one resolution. U and V start as the identity, A at 0, so that train
 
     e_{l,k} = softmax over k of (h^S_l . h^T_k),   C_l = sum_k e_{l,k} h^T_k,   L = sum_l MSE(h^S_l, C_l)
 
-with h the state of the token that the classifier reads, weights by example. `tokens=all` does so for every token.
-`scaled` divides the products by sqrt(dims), without which one layer gets nearly all the weight on wide models.
+with h the state of a token; each token of each example has its own weights. `tokens=sentence` compares only the token
+that the classifier reads, as PKD does. `scaled` divides the products by sqrt(dims), without which one layer gets nearly
+all the weight on wide models.
 
-Both are written from the papers, in the place of DFD: sum over layers, no soft labels unless asked for.
+Both are written from the papers and stand in the place of DFD: all tokens, sum over layers, no soft labels unless asked
+for. So a table row differs from DFD in the fusion alone.
 """
 
 import math
@@ -47,7 +49,7 @@ class ReviewConfig(HiddenStateConfig):
 class ALPConfig(HiddenStateConfig):
     """Options of ALP-KD."""
 
-    tokens: Tokens = "sentence"
+    tokens: Tokens = "all"
     scaled: bool = False
 
 
@@ -101,6 +103,7 @@ class ReviewKD(HiddenStateDistiller):
     """Attention-based fusion of the student's layers, with the hierarchical context loss."""
 
     reference = "Chen et al. 2021, arXiv 2104.09044"
+    reconstruction = "made for images; linear maps per token in place of convolutions"
     Config: ClassVar[type[DistillerConfig]] = ReviewConfig
 
     def begin(self, setting: Setting) -> None:
@@ -127,6 +130,7 @@ class ALPKD(FeatureDistiller):
     """Attention-based projection of the teacher's layers onto each student layer."""
 
     reference = "Passban et al. 2021, arXiv 2012.14022"
+    reconstruction = "written from the paper's idea; loss in the place and weight of DFD"
     Config: ClassVar[type[DistillerConfig]] = ALPConfig
 
     @property

@@ -39,6 +39,8 @@ FAR = -1e9
 SPLIT = 4
 """Relation heads per attention head in the paper's students: 48 for 12."""
 
+TASK_SPECIFIC = "task-specific form of a task-agnostic method; pruned heads"
+
 
 class MiniLMConfig(HiddenStateConfig):
     """Options of both versions."""
@@ -111,6 +113,7 @@ class MiniLM(LastLayerDistiller):
     """Attention distributions and value relations of heads that both models have."""
 
     reference = "Wang et al. 2020, arXiv 2002.10957"
+    reconstruction = TASK_SPECIFIC
     Config: ClassVar[type[DistillerConfig]] = MiniLMConfig
 
     def relations(self, student: View, teacher: View, layer: int, mask: torch.Tensor | None) -> torch.Tensor:
@@ -132,6 +135,7 @@ class MiniLMv2(LastLayerDistiller):
     """Relations among queries, among keys and among values, in relation heads."""
 
     reference = "Wang et al. 2021, arXiv 2012.15828"
+    reconstruction = TASK_SPECIFIC
     Config: ClassVar[type[DistillerConfig]] = MiniLMv2Config
 
     def begin(self, setting: Setting) -> None:

@@ -65,6 +65,7 @@ class PKD(MatchingDistiller):
     """Patient knowledge distillation beside soft and hard labels."""
 
     reference = PAPER
+    reconstruction = "layer map on pruned students"
     Config: ClassVar[type[DistillerConfig]] = PKDConfig
 
     @property

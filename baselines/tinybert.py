@@ -74,6 +74,7 @@ class TinyBERT(MatchingDistiller):
     """Intermediate and prediction distillation together."""
 
     reference = "Jiao et al. 2020, arXiv 1909.10351"
+    reconstruction = "one stage, no general distillation, no augmented data; missing heads left out"
     Config: ClassVar[type[DistillerConfig]] = TinyBERTConfig
 
     @property

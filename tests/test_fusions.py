@@ -1,11 +1,12 @@
 """ReviewKD-style and ALP-KD fusions: their formulas, and where training starts."""
 
+import pytest
 import torch
 from torch import nn
 
 from baselines.fusions import Review, projected_layers, reviewed
 from baselines.one_to_one import one_to_one_loss
-from tests.one_distiller import begun, losses_on, pair, six_examples
+from tests.one_distiller import begun, losses_on, pair, seen, six_examples
 
 SHAPE = (3, 2, 5, 6)
 
@@ -61,15 +62,17 @@ def test_scaling_flattens_the_attention() -> None:
     assert float(scaled.square().mean()) < float(plain.square().mean())
 
 
-def test_alp_compares_the_classifiers_token_only() -> None:
-    student, teacher = pair()
-    batch, found = six_examples(), []
-    for spec in ("alp-kd", "alp-kd(tokens=all)"):
-        student.zero_grad()
-        losses_on(begun(spec), student, teacher, batch)["features"].backward()
-        bias = student.base_model.encoder.layer[2].output.LayerNorm.bias.grad
-        found.append(bias.abs().sum())
-    assert not torch.allclose(*found)
+@pytest.mark.parametrize(("spec", "only_first"), [("alp-kd", False), ("alp-kd(tokens=sentence)", True)])
+def test_alp_compares_every_token_or_the_classifiers(spec: str, only_first: bool) -> None:
+    """The gradient with respect to the last hidden states says which tokens count."""
+    (student, teacher), batch, distiller = pair(), six_examples(), begun(spec)
+    own, target = (seen(model, distiller, batch) for model in (student, teacher))
+    loss = distiller.losses(own, target, batch, None)["features"]
+    (gradient,) = torch.autograd.grad(loss, own.hidden_states[-1])
+    reached = gradient.abs().sum(-1) > 0
+    expected = torch.zeros_like(reached) if only_first else batch.attention_mask.bool()
+    expected[:, 0] = True
+    assert torch.equal(reached, expected)
 
 
 def test_equal_layers_of_the_teacher_make_alp_the_control() -> None:

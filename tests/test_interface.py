@@ -20,7 +20,7 @@ DEFAULTS = {
     "pruner none r1": "44136fa355",
     "pruner random r1": "409f6a1dca",
     "pruner uniform r1": "67c9138294",
-    "distiller alp-kd r1": "d667997670",
+    "distiller alp-kd r1": "ae645efc9e",
     "distiller dfd r1": "7cf8285a26",
     "distiller distilbert r1": "64a87b9c48",
     "distiller fcd r1": "2216fb8d93",
@@ -31,7 +31,7 @@ DEFAULTS = {
     "distiller one-to-one r1": "01d7b2d72c",
     "distiller pkd r1": "a85ced241e",
     "distiller reviewkd r1": "77339b1d7d",
-    "distiller tinybert r1": "1c7f0e2a9b",
+    "distiller tinybert r1": "dac0c576df",
 }
 
 

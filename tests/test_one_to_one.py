@@ -31,8 +31,7 @@ OPTIONS = {
     "minilmv2": ("mask_padding=off", "relation_heads=2"),
     "distilbert": ("mask_padding=off",),
     "reviewkd": ("mask_padding=off", "distance=mse", "distance=cosine"),
-    "alp-kd": ("tokens=all", "scaled=on"),
-    "alp-kd(tokens=all)": ("tokens=all,mask_padding=off",),
+    "alp-kd": ("tokens=sentence", "scaled=on", "mask_padding=off"),
 }
 
 
@@ -76,7 +75,7 @@ def test_tokens_at_padding_positions_change_nothing(name: str, seed: int) -> Non
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", [*LAYERWISE, "alp-kd", "alp-kd(tokens=all)", "reviewkd(distance=mse)"])
+@pytest.mark.parametrize("name", [*LAYERWISE, "alp-kd", "alp-kd(tokens=sentence)", "reviewkd(distance=mse)"])
 def test_longer_padding_changes_nothing(name: str) -> None:
     (student, teacher), batch, distiller = pair(), six_examples(), begun(name)
     found, expected = (losses_on(distiller, student, teacher, data) for data in (padded(batch, 3), batch))
@@ -89,7 +88,9 @@ def padded(batch: Batch, extra: int) -> Batch:
 
 
 @pytest.mark.parametrize("kinds", [("head", "ffn"), ("qk", "vo"), ("mha_layer", "ffn_layer"), ("hidden",)])
-@pytest.mark.parametrize("spec", [*LAYERWISE, *FUSIONS, "tinybert(layer_map=identity)", "pkd(tokens=all)"])
+@pytest.mark.parametrize(
+    "spec", [*LAYERWISE, *FUSIONS, "tinybert(layer_map=identity)", "pkd(tokens=all)", "alp-kd(tokens=sentence)"]
+)
 def test_masked_and_extracted_student_give_one_loss(spec: str, kinds: tuple[str, ...]) -> None:
     student, teacher = pair()
     keep, distiller = random_keep(student, kinds=kinds, seed=3), begun(spec)
