@@ -1,4 +1,4 @@
-"""Which layer of a student learns from which layer of its teacher, and from which of its heads.
+"""Which layer of a student learns from which layer of its teacher.
 
 Layers are matched among those that still exist, so that one rule serves a student of fixed depth and a pruned one: with
 M existing layers of the student, counted m = 1..M, and N layers of the teacher,
@@ -56,7 +56,7 @@ def layer_pairs(
     if layer_map == "identity":
         return [(layer, layer) for layer in existing]
     if layer_map == "last":
-        return list(zip(existing[:-1], range(teachers - count, teachers), strict=False))
+        return list(zip(existing[:-1], range(teachers - count, teachers - 1), strict=True))
     matched = drawn_layers(count, teachers, stream) if layer_map == "random" else matched_layers(count, teachers)
     pairs = list(zip(existing, matched, strict=True))
     return pairs[:-1] if layer_map == "skip" else pairs
