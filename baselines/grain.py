@@ -37,11 +37,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import nn
-from torch.nn.functional import linear, log_softmax, mse_loss
+from torch.nn.functional import log_softmax, mse_loss
 from transformers import PreTrainedModel
 
 from gppdfd.budget import Target, fit_to_target, least_important, parameters, prunable
-from gppdfd.distilling import HiddenStateConfig, HiddenStateDistiller, Layers
+from gppdfd.distilling import HiddenStateConfig, HiddenStateDistiller, Layers, identity_map, mapped
 from gppdfd.errors import UsageError
 from gppdfd.factorise import factorise
 from gppdfd.interface import (
@@ -56,7 +56,8 @@ from gppdfd.interface import (
     register_pruner,
 )
 from gppdfd.structure import Keep, Masks, Structure
-from gppdfd.views import layer_fractions, matched_layers
+from gppdfd.tasks.base import Batch
+from gppdfd.views import View, layer_fractions, matched_layers
 
 REFERENCE = "Yang et al. 2023, ACL, arXiv 2212.07634"
 
@@ -319,7 +320,7 @@ class GrainDistiller(HiddenStateDistiller):
         super().begin(setting)
         pairs = state_pairs(setting.structure.layers, setting.structure.layers, self.config.states)
         width = setting.structure.hidden
-        self._maps = nn.ModuleDict({str(state): _identity(width) for state, _ in pairs if self.config.maps})
+        self._maps = nn.ModuleDict({str(state): identity_map(width) for state, _ in pairs if self.config.maps})
         self._maps.to(setting.device)
 
     def features(self, student: Layers, teacher: Layers, mask: torch.Tensor | None) -> torch.Tensor:
@@ -329,10 +330,10 @@ class GrainDistiller(HiddenStateDistiller):
         losses = [state_loss(self._mapped(own, student[own]), teacher[theirs], mask) for own, theirs in pairs]
         return torch.stack(losses).sum()
 
-    def soft(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    def soft(self, student: View, teacher: View, batch: Batch) -> torch.Tensor:
         if self.setting.regression:
-            return mse_loss(student, teacher)
-        return soft_cross_entropy(student, teacher, self.config.temperature)
+            return mse_loss(student.logits, teacher.logits)
+        return soft_cross_entropy(student.logits, teacher.logits, self.config.temperature)
 
     def parameters(self) -> list[nn.Parameter]:
         return list(self._maps.parameters())
@@ -347,15 +348,7 @@ class GrainDistiller(HiddenStateDistiller):
         if not self.config.maps:
             return values
         own: Any = self._maps[str(state)]
-        return linear(values, own.weight.to(values.dtype), own.bias.to(values.dtype))
-
-
-def _identity(width: int) -> nn.Linear:
-    """Linear map that changes nothing; made without drawing from the random stream of the run."""
-    made = nn.utils.skip_init(nn.Linear, width, width)
-    nn.init.eye_(made.weight)
-    nn.init.zeros_(made.bias)
-    return made
+        return mapped(own, values)
 
 
 register_method("grain", NamedMethod(spec="grain+grain", reference=REFERENCE))

@@ -219,7 +219,8 @@ class Distiller(ABC):
 
     `needs` names what the views must carry: `teacher` (its logits), and of both models `hidden_states`, `projections`
     (queries, keys, values) or `sentence`; with `padding` the values at padding positions matter, so nothing may be
-    cached without them. `reference` and `reconstruction` are as in `Pruner`.
+    cached without them; with `teacher_dropout` the teacher stays in training mode, as some released codes leave it.
+    `reference` and `reconstruction` are as in `Pruner`.
     """
 
     revision: ClassVar[int] = 1

@@ -403,9 +403,9 @@ class Trainer:
             return None
         if teacher is None:
             raise UsageError(f"distiller {type(self.distiller).__name__} needs a teacher")
-        teacher = teacher.to(self.device).eval().requires_grad_(False)
+        teacher = teacher.to(self.device).train("teacher_dropout" in needs).requires_grad_(False)
         live = without_gradient(Observed(teacher, needs), self.autocast)
-        if self.config.cache_teacher and "padding" not in needs:
+        if self.config.cache_teacher and not needs & {"padding", "teacher_dropout"}:
             return cached_views(live, teacher, self.train, needs, self.device, self.precision)
         return live
 

@@ -27,12 +27,20 @@ DEFAULTS = {
     "distiller contrastive r1": "d58d2b0632",
     "pruner soft-movement r1": "e2fc2f014b",
     "pruner upop r1": "518da35715",
+    "pruner uniform r1": "67c9138294",
+    "distiller alp-kd r1": "ae645efc9e",
     "distiller dfd r1": "7cf8285a26",
+    "distiller distilbert r1": "64a87b9c48",
     "distiller fcd r1": "2216fb8d93",
     "distiller grain r1": "d3bea72676",
     "distiller logits r1": "bc982ffe51",
+    "distiller minilm r1": "1dc544eb9d",
+    "distiller minilmv2 r1": "8a3c0634c5",
     "distiller none r1": "fb6a992811",
     "distiller one-to-one r1": "01d7b2d72c",
+    "distiller pkd r1": "a85ced241e",
+    "distiller reviewkd r1": "77339b1d7d",
+    "distiller tinybert r1": "dac0c576df",
 }
 
 
