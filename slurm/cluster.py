@@ -277,7 +277,7 @@ def start_daemons(cluster: Cluster, options: argparse.Namespace) -> None:
 
 
 def start_database(cluster: Cluster, port: int) -> None:
-    """The database of the accounting; `mariadb-install-db` is in no package that is needed, so tables are made by SQL."""
+    """The database of the accounting. `mariadb-install-db` is in none of the packages, so SQL makes the tables."""
     data = cluster.root / "db" / "data"
     common = ["mariadbd", "--no-defaults", f"--user={getuser()}", f"--datadir={data}", "--skip-grant-tables"]
     common += ["--innodb-log-file-size=8M", "--innodb-buffer-pool-size=64M", "--innodb-lock-wait-timeout=900"]

@@ -40,6 +40,7 @@ class LocalSettings:
         jobs: number of worker processes.
         gpus: devices as CUDA_VISIBLE_DEVICES names them, dealt out to the workers in turn.
         execute: `module:function` that does a run.
+        interpreter: command line of the workers' Python.
     """
 
     store: Store
@@ -47,6 +48,7 @@ class LocalSettings:
     jobs: int = 1
     gpus: tuple[str, ...] = ()
     execute: str = EXECUTE
+    interpreter: tuple[str, ...] = (sys.executable,)
 
 
 @dataclass(frozen=True)
@@ -335,7 +337,7 @@ def default_jobs(plan: Sequence[PlannedRun], gpus: Sequence[str]) -> int:
 
 
 def _command(settings: LocalSettings) -> list[str]:
-    command = [sys.executable, "-m", "suites.worker", "--store", str(settings.store.root.resolve())]
+    command = [*settings.interpreter, "-m", "suites.worker", "--store", str(settings.store.root.resolve())]
     if settings.data_dir:
         command += ["--data-dir", str(settings.data_dir.resolve())]
     return [*command, "--execute", settings.execute]

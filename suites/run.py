@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gppdfd.cli import at_least_one, parse, run_command
 from gppdfd.errors import DataError, UsageError, unknown
@@ -18,6 +19,9 @@ from suites.local import LocalLauncher, LocalSettings, default_jobs, usable_gpus
 from suites.plan import PlannedRun, make_plan, with_earlier, write_plan
 from suites.store import State, Store
 from suites.worker import EXECUTE
+
+if TYPE_CHECKING:
+    from suites.slurm import Profile
 
 SHOWN_FAILURES = 20
 UNFINISHED = (State.MISSING, State.STALE, State.RUNNING, State.BLOCKED)
@@ -61,12 +65,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     options = parse(_parser(), arguments)
     launch = _prepare(options)
+    profile = _profile(options)
     _retry(launch, options.retry)
     if options.dry_run:
         _show_plan(launch)
+        _show_jobs(launch, profile)
         return 0
     _store_plan(launch)
-    _launch(launch, options)
+    if profile:
+        _submit(launch, options, profile)
+    else:
+        _launch(launch, options)
+    if options.detach:
+        return 0
     failed = _show_result(launch)
     if not options.no_report:
         _report(launch, options.out)
@@ -97,6 +108,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="worker processes (default: one per GPU, else per core)",
     )
+    add("--launcher", choices=["local", "slurm"], default="local", help="where the runs go (default: %(default)s)")
+    add("--profile", metavar="FILE", help="with --launcher slurm: what jobs ask for (slurm/README.md)")
+    add("--pack", type=at_least_one, metavar="K", help="with --launcher slurm: runs per job, in place of the profile's")
+    add("--detach", action="store_true", help="with --launcher slurm: submit and return")
     add("--retry", action="append", default=[], metavar="failed|RUN_ID", help="do failed runs once more")
     add("--dry-run", action="store_true", help="show the runs and their states, start nothing")
     add("--no-report", action="store_true", help="write no tables and figures")
@@ -161,6 +176,46 @@ def _launch(launch: Launch, options: argparse.Namespace) -> None:
     with make_display(launch.possible, done, jobs, _measured(launch)) as display:
         display.message(f"{launch.suite.title}: {len(missing)} of {len(launch.possible)} runs to do, {jobs} at a time")
         LocalLauncher(launch.possible, settings, display).run()
+
+
+def _profile(options: argparse.Namespace) -> "Profile | None":
+    """The cluster profile of a launch on SLURM, None for a local one."""
+    if options.launcher != "slurm":
+        given = [name for name in ("profile", "pack", "detach") if getattr(options, name)]
+        if given:
+            raise UsageError(f"--{given[0]} needs --launcher slurm")
+        return None
+    if options.profile is None:
+        raise UsageError("--launcher slurm needs --profile: the name or file of a cluster profile, see slurm/README.md")
+    from suites.slurm import load_profile
+
+    return load_profile(options.profile, {"pack": options.pack} if options.pack else {})
+
+
+def _submit(launch: Launch, options: argparse.Namespace, profile: "Profile") -> None:
+    """Submit what is missing and follow it, unless detached."""
+    from suites.slurm import SlurmLauncher, SlurmSettings
+
+    states = launch.states()
+    done = {run_id for run_id, state in states.items() if state is State.DONE}
+    if len(done) == len(launch.plan):
+        return
+    settings = SlurmSettings(
+        launch.store, profile, launch.suite.name, options.data_dir, options.execute, detach=options.detach
+    )
+    with make_display(launch.possible, done, profile.throttle or len(launch.plan), _measured(launch)) as display:
+        SlurmLauncher(launch.possible, settings, display).run()
+
+
+def _show_jobs(launch: Launch, profile: "Profile | None") -> None:
+    """Batch scripts that the missing runs would be submitted with."""
+    if profile is None:
+        return
+    from suites.slurm import sbatch_preview
+
+    states = launch.states()
+    for script in sbatch_preview([run for run in launch.possible if states[run.run_id] in UNFINISHED], profile):
+        print(f"\n{script}")
 
 
 def _measured(launch: Launch) -> Estimate:

@@ -1,0 +1,116 @@
+"""What was submitted, as files in the store. Jobs find their runs here, and later commands the jobs.
+
+STORE/slurm/LAUNCH/ARRAY.json         the runs of an array with their settings, written before it is submitted
+STORE/slurm/LAUNCH/ARRAY.job.json     number and name of the array and the run ids of each of its jobs
+STORE/slurm/LAUNCH/time-limits/RUN    how many time limits a run met in this launch
+STORE/slurm/LAUNCH/log/               submitit's folder: batch scripts and what jobs printed
+STORE/slurm/code/HASH/                sources
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gppdfd.errors import DataError
+from gppdfd.files import write_json
+from suites.plan import PlannedRun
+from suites.store import Store, read_json
+
+FOLDER, SUBMITTED = "slurm", ".job.json"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the jobs of an array need to know.
+
+    Attributes:
+        path: the file that it is in.
+        runs: by id, the runs of the array and their teachers.
+        interpreter: command line of the workers' Python.
+        workers: how many workers a job without GPUs has.
+        minutes: time limit of a job.
+        grace: seconds before it at which the job is told.
+        time_limits: how many of them a run may meet.
+    """
+
+    path: Path
+    store: Path
+    data_dir: Path | None
+    execute: str
+    interpreter: tuple[str, ...]
+    cpus: int
+    minutes: int
+    grace: int
+    time_limits: int
+    runs: Mapping[str, PlannedRun]
+
+    def write(self) -> None:
+        content = {name: value for name, value in vars(self).items() if name not in ("path", "runs")}
+        content |= {"store": str(self.store), "data_dir": self.data_dir and str(self.data_dir)}
+        write_json(self.path, content | {"runs": {name: asdict(run) for name, run in self.runs.items()}})
+
+    @classmethod
+    def read(cls, path: Path) -> "Order":
+        """Read an order; `DataError` if there is none."""
+        content = read_json(path)
+        if content is None:
+            raise DataError(f"{path} is missing or damaged: submit the runs again")
+        return cls(path=path, **_typed(content))
+
+    def count_time_limit(self, run_id: str) -> int:
+        """Note that a run met a time limit; returns how many it has met in this launch."""
+        path = self.path.parent / "time-limits" / run_id
+        met = (read_json(path) or {}).get("met", 0) + 1
+        write_json(path, {"met": met})
+        return int(met)
+
+
+def _typed(content: dict[str, Any]) -> dict[str, Any]:
+    return content | {
+        "store": Path(content["store"]),
+        "data_dir": Path(content["data_dir"]) if content["data_dir"] else None,
+        "interpreter": tuple(content["interpreter"]),
+        "runs": {name: PlannedRun(**run) for name, run in content["runs"].items()},
+    }
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job that was submitted with a run in it.
+
+    Attributes:
+        job: number as Slurm writes it, `12` or `12_3`.
+        name: name of the job; numbers are used again where a cluster was set up anew.
+        log: what the job printed.
+    """
+
+    job: str
+    name: str
+    submitted: float
+    log: Path
+
+
+def note_submitted(path: Path, name: str, jobs: Mapping[str, Sequence[str]]) -> None:
+    """Note the jobs of an array with the ids of their runs."""
+    content = {"name": name, "submitted": time.time(), "jobs": {job: list(ids) for job, ids in jobs.items()}}
+    write_json(path.with_name(f"{path.stem}{SUBMITTED}"), content)
+
+
+def submitted(store: Store) -> dict[str, Submitted]:
+    """By run id, the last job that was submitted with it."""
+    found: dict[str, Submitted] = {}
+    for run_id, job in _all_submitted(store):
+        if run_id not in found or found[run_id].submitted < job.submitted:
+            found[run_id] = job
+    return found
+
+
+def _all_submitted(store: Store) -> Iterator[tuple[str, Submitted]]:
+    for path in store.root.glob(f"{FOLDER}/*/*{SUBMITTED}"):
+        content = read_json(path) or {"jobs": {}}
+        for job, run_ids in content["jobs"].items():
+            log = path.parent / "log" / f"{job}_0_log.out"
+            for run_id in run_ids:
+                yield run_id, Submitted(job, content["name"], content["submitted"], log)

@@ -1,0 +1,82 @@
+"""A copy of the sources that a launch was made with: queued runs do not change when the repository does."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.metadata import Distribution, distribution, entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from sysconfig import get_path
+from uuid import uuid4
+
+from gppdfd.files import hash_files, hash_text
+
+PROJECT, GROUP = "gppdfd", "gppdfd.methods"
+PACKAGES = (PROJECT, "baselines", "suites")
+_IGNORED = ("__pycache__", "*.pyc")
+
+
+def take_snapshot(folder: Path) -> Path:
+    """Copy the project's packages and those of registered methods, unless the same copy is there already.
+
+    Packages that are installed for good (in `site-packages`) are left where they are.
+
+    Returns:
+        Folder within `folder`, named by the content, to be first in PYTHONPATH.
+    """
+    sources = sorted(set(_sources()), key=lambda path: path.name)
+    copy = folder / _content(sources)
+    if not copy.exists():
+        _copy(sources, copy)
+    return copy
+
+
+def _sources() -> Iterator[Path]:
+    modules = {point.module.partition(".")[0] for point in entry_points(group=GROUP)}
+    installed = Path(get_path("purelib"))
+    for name in {*PACKAGES, *modules}:
+        place = _place(name)
+        if place and (name in PACKAGES or installed not in place.parents):
+            yield place
+
+
+def _place(module: str) -> Path | None:
+    """Folder of a package, or file of a module."""
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin)
+    return path.parent if path.name == "__init__.py" else path
+
+
+def _content(sources: list[Path]) -> str:
+    return hash_text("".join(path.name + hash_files(_files(path)) for path in sources))[:16]
+
+
+def _files(path: Path) -> Iterator[Path]:
+    found = path.rglob("*") if path.is_dir() else [path]
+    return (file for file in found if file.is_file() and file.suffix != ".pyc")
+
+
+def _copy(sources: list[Path], copy: Path) -> None:
+    temporary = copy.with_name(f".{copy.name}.{uuid4().hex[:8]}.tmp")
+    temporary.mkdir(parents=True)
+    for path in sources:
+        if path.is_dir():
+            shutil.copytree(path, temporary / path.name, ignore=shutil.ignore_patterns(*_IGNORED))
+        else:
+            shutil.copy2(path, temporary)
+    _write_metadata(distribution(PROJECT), temporary)
+    # Another launch may have been quicker; its copy is the same.
+    with suppress(OSError):
+        temporary.rename(copy)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_metadata(project: Distribution, folder: Path) -> None:
+    """The project's entry points, so that the copy finds its methods as the repository does."""
+    info = folder / f"{PROJECT}-{project.version}.dist-info"
+    info.mkdir()
+    info.joinpath("METADATA").write_text(f"Metadata-Version: 2.1\nName: {PROJECT}\nVersion: {project.version}\n")
+    points = (f"{point.name} = {point.value}\n" for point in project.entry_points if point.group == GROUP)
+    info.joinpath("entry_points.txt").write_text(f"[{GROUP}]\n{''.join(points)}")
