@@ -1,4 +1,4 @@
-"""Which run comes next: teachers first, students when their teacher is done, near what a worker has, long ones first."""
+"""Which run comes next: teachers before their students, near what a worker has in memory, long ones first."""
 
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
