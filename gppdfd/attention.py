@@ -29,6 +29,8 @@ class Layout:
     Args:
         heads: the kept heads.
         projections: modules that give queries, keys and values, one each or one for all three.
+
+    `observer`, where set, is handed the kept queries, keys and values [batch, tokens, rows], side by side.
     """
 
     def __init__(self, heads: Heads, projections: list[Any]) -> None:
@@ -37,6 +39,7 @@ class Layout:
         order = [head for group in self._all for head in group.heads]
         self._order = torch.tensor(order).argsort() if order else torch.tensor(order)
         self._units = [torch.tensor(_turned(heads, group)) for group in heads.groups]
+        self.observer: Callable[[torch.Tensor], None] | None = None
 
     def attend(
         self,
@@ -85,7 +88,10 @@ class Layout:
         biases = [projection.bias for projection in self._projections]
         bias = None if biases[0] is None else self._pad(torch.cat(biases))
         size = self.heads.attending_size
-        return linear(hidden_states, weight, bias).split([size, size, size + self.heads.averaged_size], -1)
+        projected = linear(hidden_states, weight, bias)
+        if self.observer is not None:
+            self.observer(self._pad.taken_out(projected))
+        return projected.split([size, size, size + self.heads.averaged_size], -1)
 
     def _grouped(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rotate: Rotate | None

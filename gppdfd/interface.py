@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
+from transformers import PreTrainedModel
 
 from gppdfd.budget import Target, unreachable
 from gppdfd.errors import UsageError, unknown
@@ -53,6 +54,31 @@ class DistillerConfig(Config):
     feature_weight: float = 1.0
 
 
+class Loop(Protocol):
+    """What the training loop does for pruners and distillers, beside its steps."""
+
+    @property
+    def examples(self) -> int:
+        """Rows of the training set."""
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """Their labels [examples], on the student's device, by the index that `Batch.examples` gives."""
+
+    def mask_gradients(self, masks: Masks, parts: frozenset[str], batches: int | None = None) -> Iterator[Masks]:
+        """Gradients of the weighted loss `parts` at `masks`, one per training batch, in evaluation mode.
+
+        The order of the batches is always the same, no weight is changed, and each batch counts as one
+        forward-backward pass. `batches` limits their number; those taken are spread over the training set.
+        """
+
+    def sentences(self, who: Literal["student", "teacher"] = "student", training_mode: bool = False) -> torch.Tensor:
+        """`View.sentence` of every training example, float32 [examples, dims], without gradient.
+
+        The student is taken as it stands, under the masks of the step before.
+        """
+
+
 @dataclass(frozen=True)
 class Setting:
     """What a pruner or distiller is told when its run begins.
@@ -64,6 +90,8 @@ class Setting:
         search_steps: optimiser steps with masks (0 for a distiller that only ever sees an extracted student).
         generator: random stream of its own, seeded by the run.
         regression: whether the labels are real values.
+        steps: optimiser steps of the whole run.
+        loop: services of the training loop; it has them whenever it calls `begin`.
     """
 
     student: nn.Module
@@ -72,6 +100,8 @@ class Setting:
     search_steps: int
     generator: torch.Generator
     regression: bool = False
+    steps: int = 0
+    loop: Loop | None = None
 
     @property
     def device(self) -> torch.device:
@@ -85,6 +115,10 @@ class Pruner(ABC):
     `loss(masks)` to the total loss as part `pruner`, and hands the mask gradients of the parts in `gradient_parts` to
     `observe`. After the last step it asks for `keep()` once. With `searches = False` there is no search: `keep()` is
     asked before any training.
+
+    In step t the loop calls, in this order: `snapshot_due(t)`, `restart(t)`, `masks(t)`, `loss(masks)`, `observe`.
+    Masks without a gradient of their own become leaves; a pruner with empty `gradient_parts` may return masks that are
+    a differentiable function of its own parameters, and the total loss trains them.
     """
 
     revision: ClassVar[int] = 1
@@ -101,13 +135,33 @@ class Pruner(ABC):
         """Loss parts whose gradient with respect to the masks it observes; empty if it needs none."""
         return frozenset()
 
+    @property
+    def scoring_epochs(self) -> float:
+        """Passes over the training set that it spends on `Loop.mask_gradients`, search steps apart."""
+        return 0.0
+
     def unreachable(self, structure: Structure, target: Target) -> str | None:
         """Why this pruner cannot meet `target` on such a model, or None."""
         return unreachable(structure, target)
 
+    def prepare(self, model: PreTrainedModel) -> None:  # noqa: B027 (optional)
+        """Change the dense student in place, before anything else looks at it."""
+
     def begin(self, setting: Setting) -> None:
         """Called once, before the first step."""
         self.setting = setting
+
+    def snapshot_due(self, step: int) -> bool:
+        """Whether distillers take a snapshot of the student before search step `step` sets its masks.
+
+        By default after each tenth of the search.
+        """
+        steps = max(1, self.setting.search_steps)
+        return step > 0 and 10 * step // steps > 10 * (step - 1) // steps
+
+    def restart(self, step: int) -> int | None:
+        """Steps of a new optimiser and learning-rate schedule that start before search step `step`, or None."""
+        return None
 
     @abstractmethod
     def masks(self, step: int) -> Masks | None:
@@ -123,6 +177,10 @@ class Pruner(ABC):
     @abstractmethod
     def keep(self) -> Keep:
         """The final decision, on the CPU."""
+
+    def folded(self) -> Masks | None:
+        """Soft masks to fold into the weights at extraction, asked for after `keep()`; no kept unit has mask 0."""
+        return None
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Optimisers of the pruner's own parameters, stepped after the student's."""
@@ -143,8 +201,9 @@ class Pruner(ABC):
 class Distiller(ABC):
     """Turns what student and teacher make of a batch into the loss parts `soft` and `features`.
 
-    `needs` names what the views must carry: `teacher` (its logits), `hidden_states` (of both), `padding` (values at
-    padding positions matter, so nothing may be cached without them).
+    `needs` names what the views must carry: `teacher` (its logits), and of both models `hidden_states`, `projections`
+    (queries, keys, values) or `sentence`; with `padding` the values at padding positions matter, so nothing may be
+    cached without them.
     """
 
     revision: ClassVar[int] = 1
@@ -174,6 +233,9 @@ class Distiller(ABC):
             "features": self.config.feature_weight,
         }
         return weights.get(part, 1.0)
+
+    def snapshot(self) -> None:  # noqa: B027 (optional)
+        """Called where the pruner says that a snapshot is due, with the student under its masks so far."""
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """Trainable maps of the distiller; they join the student's optimiser."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -26,11 +27,22 @@ from torch.utils.hooks import RemovableHandle
 
 from gppdfd.structure import WEIGHT, Keep, Layer, Masks, Place, adapter_for
 
+_encoders: WeakKeyDictionary[nn.Module, "MaskedEncoder"] = WeakKeyDictionary()
+
+
+def current_masks(model: nn.Module) -> Masks:
+    """The masks in the forward pass of `model` now; empty without any."""
+    encoder = _encoders.get(model)
+    return (encoder.masks or {}) if encoder else {}
+
 
 class MaskedEncoder:
     """Holds the masks that the forward pass of `model` multiplies in; None means the dense model."""
 
     def __init__(self, model: nn.Module) -> None:
+        if model in _encoders:
+            raise ValueError("the model is masked already")
+        _encoders[model] = self
         adapter = adapter_for(model)
         self._model, self._weights = model, _Weights()
         self._masks: Masks | None = None
@@ -43,6 +55,7 @@ class MaskedEncoder:
         for handle in self._handles:
             handle.remove()
         self._weights.remove()
+        _encoders.pop(self._model, None)
 
     @property
     def masks(self) -> Masks | None:

@@ -58,6 +58,7 @@ class Padding:
         self._places = torch.tensor(places)
         # Zeros at the end only, the common case, take no index: that is cheaper in the backward pass.
         self._extra = len(places) - rows if places == filled(range(rows), len(places), rows) else None
+        self._rows = rows
 
     def __call__(self, weight: torch.Tensor) -> torch.Tensor:
         """Rows of a weight [rows, ...] (or entries of a bias) -> [places, ...]."""
@@ -65,6 +66,12 @@ class Padding:
             return _pad_rows(weight, self._extra)
         self._places = self._places.to(weight.device)
         return _pad_rows(weight, 1).index_select(0, self._places)
+
+    def taken_out(self, padded: torch.Tensor) -> torch.Tensor:
+        """Features in the order of the rows again: [..., places] -> [..., rows]."""
+        if self._extra is not None:
+            return padded[..., : self._rows]
+        return padded.index_select(-1, self._places.argsort()[: self._rows].to(padded.device))
 
 
 class _PaddedOutputs:

@@ -20,37 +20,65 @@ BATCH_SIZE = 64
 LIMIT = 8 * 2**30
 """Bytes that a cache may take."""
 
+PER_TOKEN = ("hidden_states", "queries", "keys", "values")
+"""Fields of a view with a tensor per layer and an entry per token."""
+
 _Key = tuple[int, frozenset[str], str]
 _caches: WeakKeyDictionary[nn.Module, dict[_Key, "TeacherCache"]] = WeakKeyDictionary()
 
 
 class TeacherCache:
-    """Logits by example [examples, classes] and, per layer, hidden states of all real tokens [tokens, hidden]."""
+    """Logits and sentences by example, and per layer what there is of each real token (hidden states, projections)."""
 
     def __init__(self, live: Viewer, train: Encoded, device: torch.device) -> None:
         order = ordered_batches(train, BATCH_SIZE)
         views = [(batch, live(batch)) for batch in (train.batch(indices).to(device) for indices in order)]
-        examples = torch.cat(order).to(device)
-        logits = torch.cat([view.logits for _, view in views])
-        self._logits = torch.empty_like(logits).index_copy_(0, examples, logits)
+        self._examples = torch.cat(order).to(device)
         self.train = train  # held so that its identity stays its own
-        self._states = [torch.cat(states) for states in zip(*(_real_tokens(view) for _, view in views), strict=True)]
+        self._logits = self._by_example([view.logits for _, view in views])
+        sentences = [view.sentence for _, view in views if view.sentence is not None]
+        self._sentences = self._by_example(sentences) if sentences else None
+        self._tokens = {name: _joined([_real_tokens(view, name) for _, view in views]) for name in PER_TOKEN}
         lengths = torch.cat([batch.attention_mask.sum(1) for batch, _ in views])
-        starts = lengths.cumsum(0) - lengths
-        self._starts = torch.empty_like(starts).index_copy_(0, examples, starts)
+        self._starts = self._by_example([lengths.cumsum(0) - lengths])
+        self._there = views[0][1].there
 
     def __call__(self, batch: Batch) -> View:
         """View of a batch; values at padding positions are undefined."""
-        places = self._starts[batch.examples][:, None] + torch.arange(
-            batch.input_ids.shape[1], device=batch.examples.device
+        columns = torch.arange(batch.input_ids.shape[1], device=batch.examples.device)
+        places = self._starts[batch.examples][:, None] + columns
+        states = {name: tuple(_at(layer, places, name) for layer in layers) for name, layers in self._tokens.items()}
+        sentence = None if self._sentences is None else self._sentences[batch.examples]
+        return View(
+            logits=self._logits[batch.examples],
+            attention_mask=batch.attention_mask,
+            sentence=sentence,
+            there=self._there,
+            **states,
         )
-        states = tuple(layer[places.clamp(max=len(layer) - 1)] for layer in self._states)
-        return View(self._logits[batch.examples], states, batch.attention_mask)
+
+    def _by_example(self, parts: list[torch.Tensor]) -> torch.Tensor:
+        found = torch.cat(parts)
+        return torch.empty_like(found).index_copy_(0, self._examples, found)
 
 
-def _real_tokens(view: View) -> list[torch.Tensor]:
+def _real_tokens(view: View, name: str) -> list[torch.Tensor]:
+    """Per layer [tokens, ...] of the real tokens; projections have their tokens behind the heads."""
     mask = view.attention_mask.bool()
-    return [states[mask] for states in view.hidden_states]
+    return [_tokens_first(layer, name)[mask] for layer in getattr(view, name)]
+
+
+def _tokens_first(states: torch.Tensor, name: str) -> torch.Tensor:
+    """Between [batch, heads, tokens, dims] and [batch, tokens, heads, dims]; hidden states have no heads."""
+    return states if name == "hidden_states" else states.transpose(1, 2)
+
+
+def _joined(views: list[list[torch.Tensor]]) -> list[torch.Tensor]:
+    return [torch.cat(layer) for layer in zip(*views, strict=True)]
+
+
+def _at(layer: torch.Tensor, places: torch.Tensor, name: str) -> torch.Tensor:
+    return _tokens_first(layer[places.clamp(max=len(layer) - 1)], name)
 
 
 def cached_views(
@@ -71,8 +99,10 @@ def cached_views(
 
 def _check_size(teacher: nn.Module, train: Encoded, needs: frozenset[str]) -> None:
     structure = structure_of(teacher)
-    layers = structure.layers + 1 if "hidden_states" in needs else 0
-    size = 4 * layers * structure.hidden * len(train.tokens)
+    per_token = (structure.layers + 1) * structure.hidden if "hidden_states" in needs else 0
+    if "projections" in needs:
+        per_token += 3 * structure.layers * structure.heads * structure.head_size
+    size = 4 * per_token * len(train.tokens)
     if size > LIMIT:
         raise UsageError(
             f"the teacher's outputs would take {size / 2**30:.0f} GiB: set training.cache_teacher to false"

@@ -28,8 +28,9 @@ from gppdfd.extraction import disagreement, extract
 from gppdfd.interface import Distiller, Losses, Pruner, Setting
 from gppdfd.masks import MaskedEncoder, hold_zeros
 from gppdfd.seeds import derive_seed, generator
+from gppdfd.services import Services
 from gppdfd.shrink import Cuts, parameter_cuts
-from gppdfd.structure import WEIGHT, Keep, Masks, structure_of
+from gppdfd.structure import WEIGHT, Keep, Masks, adapter_for, structure_of
 from gppdfd.tasks.base import Batch
 from gppdfd.tasks.encoding import Encoded, epoch_batches, ordered_batches
 from gppdfd.teacher import cached_views
@@ -37,6 +38,7 @@ from gppdfd.trace import IndicatorTrace
 from gppdfd.views import Observed, View, Viewer
 
 Precision = Literal["fp32", "bf16"]
+Decay = Literal["linear", "constant"]
 
 TOLERANCE = 1e-5
 """Largest allowed relative difference of logits between the masked and the extracted model, in float32."""
@@ -49,7 +51,11 @@ class TrainingConfig(BaseModel):
 
     Epochs may be fractions. `warmup` is the share of a schedule's steps. `at_extraction=None` leaves it to the pruner.
     `carry_weight_grads` and `task_forward=separate` are what the released code does. `cache_teacher` computes the
-    teacher's outputs once per training set instead of once per step, in exchange for memory.
+    teacher's outputs once per training set instead of once per step, in exchange for memory. `recovery_learning_rate`
+    and `recovery_decay` are for methods that end with a schedule of its own; None: as in the search.
+    `freeze_embeddings` leaves the embeddings as they are. With `scoring=within` the passes over the training set that a
+    pruner makes only to score units are taken off its search: then all methods have equally many forward-backward
+    passes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,11 +65,15 @@ class TrainingConfig(BaseModel):
     weight_decay: float = Field(0.0, ge=0)
     clip_norm: float = Field(1.0, gt=0)
     warmup: float = Field(0.0, ge=0, lt=1)
-    decay: Literal["linear", "constant"] = "linear"
+    decay: Decay = "linear"
     flooding: float = Field(0.01, ge=0)
     before_epochs: float = Field(0.0, ge=0)
     search_epochs: float = Field(20.0, ge=0)
     recovery_epochs: float = Field(12.0, ge=0)
+    recovery_learning_rate: float | None = Field(None, gt=0)
+    recovery_decay: Decay | None = None
+    freeze_embeddings: bool = False
+    scoring: Literal["extra", "within"] = "extra"
     init: Literal["pretrained", "teacher", "random"] = "pretrained"
     at_extraction: Literal["restart", "continue"] | None = None
     cache_teacher: bool = False
@@ -84,15 +94,21 @@ class Phases:
         return self.before + self.search + self.recovery
 
 
-def plan_phases(config: TrainingConfig, examples: int, searches: bool) -> Phases:
+def plan_phases(config: TrainingConfig, examples: int, searches: bool, scoring_epochs: float = 0.0) -> Phases:
     """Steps of each phase for a training set of `examples` rows.
 
     Raises:
         UsageError: a pruner that searches was given no search step, or nothing would be trained at all.
     """
     per_epoch = math.ceil(examples / config.batch_size)
+    searching = config.search_epochs - (scoring_epochs if config.scoring == "within" else 0.0)
+    if searches and searching <= 0 < config.search_epochs:
+        raise UsageError(
+            f"scoring units takes {scoring_epochs:g} of {config.search_epochs:g} search epochs and leaves none: "
+            "raise search_epochs, score fewer examples, or set training.scoring to extra"
+        )
     before, search, recovery = (
-        round(epochs * per_epoch) for epochs in (config.before_epochs, config.search_epochs, config.recovery_epochs)
+        round(epochs * per_epoch) for epochs in (config.before_epochs, searching, config.recovery_epochs)
     )
     if before + search + recovery == 0:
         raise UsageError("training has no steps: raise search_epochs or recovery_epochs")
@@ -131,6 +147,7 @@ class Trained:
     agreement: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     notes: dict[str, float] = field(default_factory=dict)
+    scoring_passes: int = 0
     trace: IndicatorTrace | None = None
 
 
@@ -161,11 +178,16 @@ class Trainer:
         hooks: Hooks | None = None,
     ) -> None:
         self.device = torch.device(device)
+        pruner.prepare(student)
         self.model = student.to(self.device)
+        if config.freeze_embeddings:
+            for module in adapter_for(self.model).embedding_modules(self.model):
+                module.requires_grad_(False)
         self.pruner, self.distiller, self.train, self.config = pruner, distiller, train, config
         self.seed, self.regression, self.precision = seed, regression, precision
         self.hooks = hooks or Hooks()
-        self.phases = plan_phases(config, len(train), pruner.searches)
+        self.phases = plan_phases(config, len(train), pruner.searches, pruner.scoring_epochs)
+        self.services = Services(self)
         self.setting = Setting(
             student=self.model,
             structure=structure_of(self.model),
@@ -173,6 +195,8 @@ class Trainer:
             search_steps=self.phases.search,
             generator=generator(seed, "pruner"),
             regression=regression,
+            steps=self.phases.total,
+            loop=self.services,
         )
         self.teacher = self._teacher_viewer(teacher)
         self.step = 0
@@ -182,37 +206,58 @@ class Trainer:
 
     def run(self) -> Trained:
         """Train through all phases."""
-        torch.manual_seed(derive_seed(self.seed, "dropout"))
-        self.pruner.begin(self.setting)
-        self.distiller.begin(self.setting)
-        self._batches = self._endless_batches()
-        self._set_optimizer(self.phases.total)
         with self._timed("search"):
+            self.begin()
             keep, trace = self._search()
         with self._timed("extraction"):
             self._extract(keep)
         with self._timed("recovery"):
             selected = self._recover(keep)
         return Trained(
-            self.model, keep, self.phases, selected, self.agreement, self.seconds, self.distiller.notes(), trace
+            self.model,
+            keep,
+            self.phases,
+            selected,
+            self.agreement,
+            self.seconds,
+            self.distiller.notes(),
+            self.services.passes,
+            trace,
         )
 
-    def _search(self) -> tuple[Keep, IndicatorTrace]:
-        encoder, view = MaskedEncoder(self.model), Observed(self.model, self.distiller.needs)
-        trace = IndicatorTrace(self.setting.structure, self.phases.search, generator(self.seed, "trace"))
+    def begin(self) -> None:
+        """Get everything ready for the first step."""
+        torch.manual_seed(derive_seed(self.seed, "dropout"))
+        self._batches = self._endless_batches()
+        self.encoder, self.view = MaskedEncoder(self.model), Observed(self.model, self.distiller.needs)
         self.model.train()
+        self.pruner.begin(self.setting)
+        self.distiller.begin(self.setting)
+        self._set_optimizer(self.phases.total)
+
+    def _search(self) -> tuple[Keep, IndicatorTrace]:
+        trace = IndicatorTrace(self.setting.structure, self.phases.search, generator(self.seed, "trace"))
         for _ in range(self.phases.before):
-            self._step("before", view, None)
+            self._step("before", self.view, None)
         for step in range(self.phases.search):
-            masks = encoder.masks = self._mask_leaves(self.pruner.masks(step))
-            trace.record(step, masks)
-            self._step("search", view, masks, step)
+            self._search_step(step, trace)
         keep = self.pruner.keep()
         if self.phases.search:
             trace.record(self.phases.search, {kind: units.float() for kind, units in keep.items()})
-        encoder.remove()
-        view.remove()
+        self.encoder.remove()
+        self.view.remove()
         return keep, trace
+
+    def _search_step(self, step: int, trace: IndicatorTrace) -> None:
+        if self.pruner.snapshot_due(step):
+            self.distiller.snapshot()
+        steps = self.pruner.restart(step)
+        if steps is not None:
+            self._set_optimizer(steps)
+        masks = self._mask_leaves(self.pruner.masks(step))
+        self.encoder.masks = masks
+        trace.record(step, masks)
+        self._step("search", self.view, masks, step)
 
     def _mask_leaves(self, masks: Masks | None) -> Masks | None:
         """Masks that collect a gradient, for a pruner that observes one; others stay as the pruner made them."""
@@ -222,23 +267,32 @@ class Trainer:
 
     def _extract(self, keep: Keep) -> None:
         """Go on with the small model, after making sure that it computes the same."""
-        if all(bool(units.all()) for units in keep.values()):
+        masks = self._folded(keep)
+        if masks is None and all(bool(units.all()) for units in keep.values()):
             if self.pruner.searches:
                 self._restart_or_continue(self.model, keep)
             return
-        small = extract(self.model, keep)
+        small = extract(self.model, keep, masks)
         longest = [self.train.batch(indices).to(self.device) for indices in ordered_batches(self.train, 32)[:2]]
-        self.agreement = disagreement(self.model, small, keep, longest)
+        self.agreement = disagreement(self.model, small, keep, longest, masks)
         if self.agreement > TOLERANCE:
             raise DataError(f"masked and extracted model disagree by {self.agreement:.2e} (allowed {TOLERANCE:.0e})")
         self._restart_or_continue(small, keep)
+
+    def _folded(self, keep: Keep) -> Masks | None:
+        """Soft masks of the units that stay, if the pruner has such."""
+        soft = self.pruner.folded()
+        if soft is None:
+            return None
+        kept = {kind: units.to(self.device, torch.float32) for kind, units in keep.items()}
+        return kept | {kind: values.detach() * kept.get(kind, 1) for kind, values in soft.items()}
 
     def _restart_or_continue(self, small: PreTrainedModel, keep: Keep) -> None:
         how = self.config.at_extraction or self.pruner.at_extraction
         # Moments of single weights that are gone must not move them again: their optimiser always starts anew.
         if how == "restart" or not self.phases.search or WEIGHT in keep:
             self.model = small
-            self._set_optimizer(self.phases.recovery if self.phases.search else self.phases.total)
+            self._set_optimizer(self.phases.recovery if self.phases.search else self.phases.total, recovery=True)
             return
         state = sliced_states(self.optimizer, self.model, parameter_cuts(self.model, keep))
         schedule = self.scheduler.state_dict()
@@ -274,8 +328,8 @@ class Trainer:
 
     def _step(self, phase: str, student: Viewer, masks: Masks | None, search_step: int | None = None) -> None:
         batch = next(self._batches)
-        parts = self._loss_parts(student, batch, masks)
-        weighted = {part: self.distiller.weight(part) * loss for part, loss in parts.items()}
+        parts = self.loss_parts(student, batch, masks)
+        weighted = self.weighted(parts)
         total = torch.stack(list(weighted.values())).sum()
         gradients = self._backward(total, weighted, masks)
         if search_step is not None and masks is not None and gradients:
@@ -288,8 +342,13 @@ class Trainer:
             self._log.flush(phase, self.step, self._rate, scheduled)
         self.hooks.progress(phase, self.step, self.phases.total)
 
-    def _loss_parts(self, student: Viewer, batch: Batch, masks: Masks | None) -> Losses:
-        with self._autocast():
+    def weighted(self, parts: Losses) -> Losses:
+        """Loss parts times their weights in the total."""
+        return {part: self.distiller.weight(part) * loss for part, loss in parts.items()}
+
+    def loss_parts(self, student: Viewer, batch: Batch, masks: Masks | None) -> Losses:
+        """All parts of the loss on one batch, unweighted; the `task` part comes flooded."""
+        with self.autocast():
             view = student(batch)
             logits = student(batch).logits if self.config.task_forward == "separate" else view.logits
         target = self.teacher(batch) if self.teacher else None
@@ -321,14 +380,15 @@ class Trainer:
         if not self.config.carry_weight_grads:
             self.optimizer.zero_grad()
 
-    def _set_optimizer(self, steps: int) -> None:
+    def _set_optimizer(self, steps: int, recovery: bool = False) -> None:
         """New AdamW and new schedule over `steps` for the current model and the distiller's maps."""
+        config = recovery_settings(self.config) if recovery else self.config
         self._parameters = [*self.model.parameters(), *self.distiller.parameters()]
         self.optimizer = torch.optim.AdamW(
-            parameter_groups(self._parameters, self.config.weight_decay), lr=self.config.learning_rate, fused=True
+            parameter_groups(self._parameters, config.weight_decay), lr=config.learning_rate, fused=True
         )
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: learning_rate_factor(step, steps, self.config)
+            self.optimizer, lambda step: learning_rate_factor(step, steps, config)
         )
 
     def _teacher_viewer(self, teacher: PreTrainedModel | None) -> Viewer | None:
@@ -338,7 +398,7 @@ class Trainer:
         if teacher is None:
             raise UsageError(f"distiller {type(self.distiller).__name__} needs a teacher")
         teacher = teacher.to(self.device).eval().requires_grad_(False)
-        live = without_gradient(Observed(teacher, needs), self._autocast)
+        live = without_gradient(Observed(teacher, needs), self.autocast)
         if self.config.cache_teacher and "padding" not in needs:
             return cached_views(live, teacher, self.train, needs, self.device, self.precision)
         return live
@@ -350,7 +410,8 @@ class Trainer:
                 yield self.train.batch(indices).to(self.device)
             epoch += 1
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """Context of the forward pass."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     @property
@@ -379,6 +440,12 @@ def learning_rate_factor(step: int, steps: int, config: TrainingConfig) -> float
     if config.decay == "constant":
         return 1.0
     return max(0.0, (steps - step) / max(1, steps - warm))
+
+
+def recovery_settings(config: TrainingConfig) -> TrainingConfig:
+    """Settings with the learning rate and decay that the recovery has of its own, if any."""
+    own = {"learning_rate": config.recovery_learning_rate, "decay": config.recovery_decay}
+    return config.model_copy(update={name: value for name, value in own.items() if value is not None})
 
 
 def parameter_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

@@ -162,10 +162,9 @@ def test_masked_and_extracted_student_give_one_view(name: str) -> None:
     keep = outcome("random+none").trained.keep
     small = extract(student, keep)
     distiller = distillers()[name]()
-    trainer_setting = Trainer(
+    Trainer(
         tiny_model(), pruners()["random"](), distiller, tiny_data(), SETTINGS, teacher=tiny_model(), target=Target(0.5)
-    ).setting
-    distiller.begin(trainer_setting)
+    ).begin()
     batch = tiny_data().batch(torch.arange(6))
     with torch.no_grad():
         target = Observed(teacher, distiller.needs)(batch)
@@ -191,8 +190,7 @@ def test_state_dict_restores_a_pruner(name: str) -> None:
 
     def begun():
         pruner = pruners()[name]()
-        trainer = Trainer(tiny_model(), pruner, distillers()["none"](), tiny_data(), SETTINGS, target=target, seed=3)
-        pruner.begin(trainer.setting)
+        Trainer(tiny_model(), pruner, distillers()["none"](), tiny_data(), SETTINGS, target=target, seed=3).begin()
         return pruner
 
     first = begun()

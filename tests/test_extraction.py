@@ -59,10 +59,11 @@ def test_extracted_equals_masked(model_type: str, task: str, kinds: tuple[str, .
 @settings(max_examples=60, deadline=None)
 @given(model_type=st.sampled_from(MODEL_TYPES), data=st.data())
 def test_any_keep_extracts(model_type: str, data: st.DataObject) -> None:
-    """Whole sublayers gone, one unit left, one hidden dim: logits and hidden states agree."""
+    """Whole sublayers gone, one unit left, one hidden dim: all that a view can carry agrees."""
     model = tiny_model(model_type).double().eval()
     keep = data.draw(keeps(structure_of(model)))
-    small, batch, needs = extract(model, keep), tiny_data().batch(torch.arange(6)), frozenset({"hidden_states"})
+    needs = frozenset({"hidden_states", "projections", "sentence"})
+    small, batch = extract(model, keep), tiny_data().batch(torch.arange(6))
     with torch.no_grad(), masked(model, real(keep)):
         expected = Observed(model, needs)(batch)
     with torch.no_grad():
@@ -73,6 +74,12 @@ def test_any_keep_extracts(model_type: str, data: st.DataObject) -> None:
     tokens = batch.attention_mask.bool()
     for ours, theirs in zip(found.hidden_states, expected.hidden_states, strict=True):
         torch.testing.assert_close(ours[tokens], theirs[tokens], rtol=0, atol=tolerance)
+    for name in ("queries", "keys", "values"):
+        for ours, theirs in zip(getattr(found, name), getattr(expected, name), strict=True):
+            ours, theirs = ours.transpose(1, 2)[tokens], theirs.transpose(1, 2)[tokens]
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+    torch.testing.assert_close(found.sentence, expected.sentence, rtol=0, atol=tolerance)
+    assert all(torch.equal(found.there[kind], expected.there[kind]) for kind in found.there)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -157,6 +157,7 @@ class Adapter(ABC):
         model_types: `config.model_type` of the dense models.
         tasks: heads whose pruned models load through transformers' `AutoModelFor...` classes.
         sentence: what a sequence classifier reads: the pooler's output, the first token or the last one.
+        classifier: path of its last linear map, which gives the logits.
         sites: by pattern of a module's name (`ClassName:path.of.module`), what its features are.
     """
 
@@ -168,6 +169,7 @@ class Adapter(ABC):
         "MaskedLM",
     )
     sentence: ClassVar[Literal["pooler", "first", "last"]]
+    classifier: ClassVar[str]
     sites: ClassVar[Mapping[str, Site]]
 
     @abstractmethod

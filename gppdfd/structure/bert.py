@@ -39,6 +39,7 @@ class BertAdapter(Adapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"bert"})
     sentence: ClassVar[Literal["pooler", "first", "last"]] = "pooler"
+    classifier: ClassVar[str] = "classifier"
     sites: ClassVar[Mapping[str, Site]] = {
         **LAYERS,
         **EMBEDDINGS,
@@ -90,6 +91,7 @@ class RobertaAdapter(BertAdapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"roberta", "xlm-roberta"})
     sentence: ClassVar[Literal["pooler", "first", "last"]] = "first"
+    classifier: ClassVar[str] = "classifier.out_proj"
     sites: ClassVar[Mapping[str, Site]] = {
         **LAYERS,
         **EMBEDDINGS,
@@ -105,6 +107,7 @@ class ElectraAdapter(BertAdapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"electra"})
     sentence: ClassVar[Literal["pooler", "first", "last"]] = "first"
+    classifier: ClassVar[str] = "classifier.out_proj"
     sites: ClassVar[Mapping[str, Site]] = {
         **LAYERS,
         **EMBEDDINGS,

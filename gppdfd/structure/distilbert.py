@@ -18,6 +18,7 @@ class DistilBertAdapter(Adapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"distilbert"})
     sentence: ClassVar[Literal["pooler", "first", "last"]] = "first"
+    classifier: ClassVar[str] = "classifier"
     sites: ClassVar[Mapping[str, Site]] = {
         r"[:.]embeddings\.(word|position)_embeddings$": Site("embedding"),
         r"[:.]embeddings\.LayerNorm$": Site("norm"),

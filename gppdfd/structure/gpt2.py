@@ -25,6 +25,7 @@ class GPT2Adapter(Adapter):
         "CausalLM",
     )
     sentence: ClassVar[Literal["pooler", "first", "last"]] = "last"
+    classifier: ClassVar[str] = "score"
     sites: ClassVar[Mapping[str, Site]] = {
         r"[:.](wte|wpe)$": Site("embedding"),
         r"[:.]ln_(1|2|f)$": Site("norm"),

@@ -18,6 +18,7 @@ class ModernBertAdapter(Adapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"modernbert"})
     sentence: ClassVar[Literal["pooler", "first", "last"]] = "first"
+    classifier: ClassVar[str] = "classifier"
     sites: ClassVar[Mapping[str, Site]] = {
         r"[:.]embeddings\.tok_embeddings$": Site("embedding"),
         r"[:.]embeddings\.norm$": Site("norm"),

@@ -1,0 +1,103 @@
+"""What the training loop does for pruners and distillers beside its steps: `gppdfd.interface.Loop`.
+
+A pruner that scores units over the training set, or a distiller that compares with encodings of it, asks here and sees
+neither the model nor the data.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from gppdfd.errors import UsageError
+from gppdfd.structure import Masks
+from gppdfd.tasks.encoding import ordered_batches
+from gppdfd.views import Observed, Viewer
+
+if TYPE_CHECKING:
+    from gppdfd.training import Trainer
+
+BATCH_SIZE = 64
+"""Examples encoded at once."""
+
+
+class Services:
+    """Services of one training run; `passes` counts the forward-backward passes that scoring took."""
+
+    def __init__(self, trainer: "Trainer") -> None:
+        self._trainer = trainer
+        self.passes = 0
+
+    @property
+    def examples(self) -> int:
+        return len(self._trainer.train)
+
+    @property
+    def labels(self) -> torch.Tensor:
+        return self._trainer.train.labels.to(self._trainer.device)
+
+    def mask_gradients(self, masks: Masks, parts: frozenset[str], batches: int | None = None) -> Iterator[Masks]:
+        """As in `Loop`."""
+        trainer = self._trainer
+        order = _spread(ordered_batches(trainer.train, trainer.config.batch_size), batches)
+        with self._as_scored():
+            for indices in order:
+                leaves = {kind: values.detach().clone().requires_grad_() for kind, values in masks.items()}
+                trainer.encoder.masks = leaves
+                found = trainer.loss_parts(trainer.view, trainer.train.batch(indices).to(trainer.device), leaves)
+                wanted = [loss for part, loss in trainer.weighted(found).items() if part in parts]
+                self.passes += 1
+                gradients = torch.autograd.grad(torch.stack(wanted).sum(), list(leaves.values()))
+                yield dict(zip(leaves, gradients, strict=True))
+
+    def sentences(self, who: Literal["student", "teacher"] = "student", training_mode: bool = False) -> torch.Tensor:
+        """As in `Loop`.
+
+        Raises:
+            UsageError: the teacher's are asked for and there is none.
+        """
+        trainer = self._trainer
+        if who == "teacher":
+            if trainer.teacher is None:
+                raise UsageError(f"distiller {type(trainer.distiller).__name__} needs a teacher")
+            return self._encoded(trainer.teacher)
+        view = Observed(trainer.model, frozenset({"sentence"}))
+        training = trainer.model.training
+        trainer.model.train(training_mode)
+        try:
+            return self._encoded(view)
+        finally:
+            trainer.model.train(training)
+            view.remove()
+
+    @torch.no_grad()
+    def _encoded(self, view: Viewer) -> torch.Tensor:
+        trainer, order = self._trainer, ordered_batches(self._trainer.train, BATCH_SIZE)
+        found: list[torch.Tensor] = []
+        for indices in order:
+            with trainer.autocast():
+                sentence = view(trainer.train.batch(indices).to(trainer.device)).sentence
+            assert sentence is not None, "the distiller must name `sentence` among its needs"
+            found.append(sentence)
+        rows = torch.cat(found)
+        return torch.empty_like(rows).index_copy_(0, torch.cat(order).to(rows.device), rows)
+
+    @contextmanager
+    def _as_scored(self) -> Iterator[None]:
+        """The student in evaluation mode; its masks and mode come back afterwards."""
+        encoder, model = self._trainer.encoder, self._trainer.model
+        masks, training = encoder.masks, model.training
+        model.eval()
+        try:
+            yield
+        finally:
+            encoder.masks = masks
+            model.train(training)
+
+
+def _spread(batches: list[torch.Tensor], count: int | None) -> list[torch.Tensor]:
+    """`count` of the batches, evenly spaced, or all."""
+    if count is None or count >= len(batches):
+        return batches
+    return [batches[index * len(batches) // count] for index in range(count)]
