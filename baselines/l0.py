@@ -29,14 +29,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import nn
 
-from gppdfd.budget import (
-    Target,
-    expected_flops,
-    expected_parameters,
-    fit_kind,
-    fit_to_target,
-    most_important,
-)
+from gppdfd.budget import Target, expected_flops, expected_parameters, fit_kind, fit_to_target, most_important
 from gppdfd.interface import Config, Pruner, Setting, register_pruner
 from gppdfd.structure import Keep, Masks, Structure
 
@@ -244,7 +237,7 @@ class L0(Pruner):
         self._logits = {kind: nn.Parameter(self._initial(kind)) for kind in self.config.kinds}
         self._multipliers = nn.Parameter(torch.zeros(2, device=setting.device))
         rate = self.config.mask_learning_rate or mask_learning_rate(setting.search_steps)
-        self._optimizers = [
+        self._optimizers: list[torch.optim.Optimizer] = [
             torch.optim.Adam(self._logits.values(), lr=rate),
             torch.optim.Adam([self._multipliers], lr=rate, maximize=True),
         ]
@@ -275,8 +268,7 @@ class L0(Pruner):
         return {kind: settled[kind] for kind in keep}
 
     def folded(self) -> Masks:
-        device = self.setting.device
-        return {k: (soft_values(self._final()[k]) * units).float().to(device) for k, units in self.keep().items()}
+        return {kind: soft_values(values).float().to(self.setting.device) for kind, values in self._final().items()}
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         return self._optimizers
