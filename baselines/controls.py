@@ -61,6 +61,10 @@ class NoPruner(Pruner):
     reference = "control"
     searches: ClassVar[bool] = False
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return ()
+
     def unreachable(self, structure: Structure, target: Target) -> str | None:
         too_much = target.cost(structure, structure.keep_all()) > target.budget(structure)
         return "pruner 'none' keeps the model dense" if too_much else None

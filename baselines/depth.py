@@ -61,6 +61,10 @@ class Depth(Pruner):
     searches: ClassVar[bool] = False
     Config: ClassVar[type[Config]] = DepthConfig
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return ("mha_layer", "ffn_layer")
+
     def unreachable(self, structure: Structure, target: Target) -> str | None:
         if depth_for(structure, target) is not None:
             return None

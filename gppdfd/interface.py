@@ -117,18 +117,25 @@ class Pruner(ABC):
     asked before any training.
 
     In step t the loop calls, in this order: `snapshot_due(t)`, `restart(t)`, `masks(t)`, `loss(masks)`, `observe`.
+    `reference` names the paper, `reconstruction` says what of this implementation the paper and its code do not settle.
     Masks without a gradient of their own become leaves; a pruner with empty `gradient_parts` may return masks that are
     a differentiable function of its own parameters, and the total loss trains them.
     """
 
     revision: ClassVar[int] = 1
     reference: ClassVar[str] = ""
+    reconstruction: ClassVar[str] = ""
     searches: ClassVar[bool] = True
     at_extraction: ClassVar[Literal["restart", "continue"]] = "restart"
     Config: ClassVar[type["Config"]] = Config
 
     def __init__(self, config: BaseModel | None = None) -> None:
         self.config: Any = config or self.Config()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of units that it removes."""
+        return ("head", "ffn")
 
     @property
     def gradient_parts(self) -> frozenset[str]:
@@ -203,11 +210,12 @@ class Distiller(ABC):
 
     `needs` names what the views must carry: `teacher` (its logits), and of both models `hidden_states`, `projections`
     (queries, keys, values) or `sentence`; with `padding` the values at padding positions matter, so nothing may be
-    cached without them.
+    cached without them. `reference` and `reconstruction` are as in `Pruner`.
     """
 
     revision: ClassVar[int] = 1
     reference: ClassVar[str] = ""
+    reconstruction: ClassVar[str] = ""
     Config: ClassVar[type[DistillerConfig]] = DistillerConfig
 
     def __init__(self, config: DistillerConfig | None = None) -> None:

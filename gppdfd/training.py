@@ -49,13 +49,15 @@ LOG_EVERY = 10
 class TrainingConfig(BaseModel):
     """Settings of one training run; the defaults are those of GPP+DFD's released script.
 
-    Epochs may be fractions. `warmup` is the share of a schedule's steps. `at_extraction=None` leaves it to the pruner.
+    Epochs may be fractions. `warmup` is the share of a schedule's steps. `before_share` is the part of the search
+    epochs that goes without masks, for methods that begin so; `before_epochs` come on top. `at_extraction=None` leaves
+    it to the pruner.
     `carry_weight_grads` and `task_forward=separate` are what the released code does. `cache_teacher` computes the
     teacher's outputs once per training set instead of once per step, in exchange for memory. `recovery_learning_rate`
     and `recovery_decay` are for methods that end with a schedule of its own; None: as in the search.
-    `freeze_embeddings` leaves the embeddings as they are. With `scoring=within` the passes over the training set that a
-    pruner makes only to score units are taken off its search: then all methods have equally many forward-backward
-    passes.
+    `freeze_embeddings` leaves the embeddings as they are. The passes over the training set that a pruner makes only to
+    score units are taken off its search, so that all methods have equally many forward-backward passes;
+    `scoring=extra` adds them instead, as papers do.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,12 +70,13 @@ class TrainingConfig(BaseModel):
     decay: Decay = "linear"
     flooding: float = Field(0.01, ge=0)
     before_epochs: float = Field(0.0, ge=0)
+    before_share: float = Field(0.0, ge=0, lt=1)
     search_epochs: float = Field(20.0, ge=0)
     recovery_epochs: float = Field(12.0, ge=0)
     recovery_learning_rate: float | None = Field(None, gt=0)
     recovery_decay: Decay | None = None
     freeze_embeddings: bool = False
-    scoring: Literal["extra", "within"] = "extra"
+    scoring: Literal["within", "extra"] = "within"
     init: Literal["pretrained", "teacher", "random"] = "pretrained"
     at_extraction: Literal["restart", "continue"] | None = None
     cache_teacher: bool = False
@@ -107,8 +110,10 @@ def plan_phases(config: TrainingConfig, examples: int, searches: bool, scoring_e
             f"scoring units takes {scoring_epochs:g} of {config.search_epochs:g} search epochs and leaves none: "
             "raise search_epochs, score fewer examples, or set training.scoring to extra"
         )
+    without_masks = config.before_epochs + config.before_share * searching
     before, search, recovery = (
-        round(epochs * per_epoch) for epochs in (config.before_epochs, searching, config.recovery_epochs)
+        round(epochs * per_epoch)
+        for epochs in (without_masks, (1 - config.before_share) * searching, config.recovery_epochs)
     )
     if before + search + recovery == 0:
         raise UsageError("training has no steps: raise search_epochs or recovery_epochs")

@@ -64,6 +64,7 @@ class Observed:
         self._projections = Projections(model, self._kept) if "projections" in needs else None
 
     def __call__(self, batch: Batch) -> View:
+        self._forget()  # the model may have run on its own since
         logits = self.model(**self._adapter.inputs(batch)).logits
         masks = current_masks(self.model)
         view = View(

@@ -21,6 +21,8 @@ SCHEMA = 1
 
 TEACHER_METHOD = "dense"
 
+Protocol = Literal["equal_budget", "paper"]
+
 
 class DataConfig(BaseModel):
     """Where the examples come from and how much of them is used."""
@@ -36,6 +38,7 @@ class RunConfig(BaseModel):
     """(method, model, task, target, seed) and every setting that decides the result.
 
     `model_content` and `data_content` are hashes of local files; paths, devices and workers are no part of a run.
+    `protocol` says where the training settings come from; they decide the result, so it is no part of the id itself.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +57,7 @@ class RunConfig(BaseModel):
     threads: int = Field(1, ge=1)
     select: Literal["last", "best_dev"] = "last"
     count: Count = "to_target"
+    protocol: Protocol = "equal_budget"
 
     @field_validator("task")
     @classmethod

@@ -1,8 +1,9 @@
 """Suite files: a YAML file with axes and presets becomes a list of runs.
 
-The file names methods, tasks, sparsities and seeds; a preset adds everything else that a run needs. The
-command line narrows the axes (`--only`) and changes settings of the preset (`--set`) under the names that
-the file uses.
+The file names methods, tasks, sparsities and seeds; a preset adds everything else that a run needs. A preset
+`from: NAME` begins with the shared one of `suites/presets.yaml`, a suite that `extends: SUITE` with all of that suite.
+The command line narrows the axes (`--only`) and changes settings of the preset (`--set`) under the names that the file
+uses.
 """
 
 import importlib
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from importlib import resources
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -71,7 +72,8 @@ class Preset(_Strict):
     """The settings that make a suite's rows into runs.
 
     `data`, `training` and `teacher` are passed on to the run's settings, which check them; `seeds`
-    replaces the suite's, `tasks`, `methods` and `sparsities` name some of the suite's.
+    replaces the suite's, `tasks`, `methods` and `sparsities` name some of the suite's. Under the protocol
+    `equal_budget` all methods train with `training`, under `paper` each with its recipe (`suites/recipes`).
     """
 
     model: str
@@ -82,10 +84,32 @@ class Preset(_Strict):
     threads: int = Field(ge=1)
     select: str
     count: str
+    protocol: Literal["equal_budget", "paper"] = "equal_budget"
     seeds: Seeds | None = None
     tasks: tuple[str, ...] | None = None
     methods: tuple[str, ...] | None = None
     sparsities: tuple[Sparsity, ...] | None = None
+
+
+class Pairs(_Strict):
+    """Rows made of every pruner with every distiller."""
+
+    pruners: tuple[str, ...] = Field(min_length=1)
+    distillers: tuple[str, ...] = Field(min_length=1)
+
+    def rows(self) -> list[MethodRow]:
+        """One row per pair, under its own name."""
+        specs = [f"{pruner}+{distiller}" for pruner, distiller in product(self.pruners, self.distillers)]
+        return [MethodRow(method=spec, label=spec) for spec in specs]
+
+
+def _with_pairs(content: Any) -> Any:
+    """The pairs of a suite as rows behind its methods."""
+    if not isinstance(content, dict) or "pairs" not in content:
+        return content
+    pairs = Pairs.model_validate(content["pairs"])
+    rest = {key: value for key, value in content.items() if key != "pairs"}
+    return {**rest, "methods": [*content.get("methods", []), *(row.model_dump() for row in pairs.rows())]}
 
 
 class Suite(_Strict):
@@ -99,6 +123,11 @@ class Suite(_Strict):
     tasks: tuple[str, ...] = Field(min_length=1)
     seeds: Seeds = (1,)
     presets: dict[str, Preset] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pairs_are_rows(cls, content: Any) -> Any:
+        return _with_pairs(content)
 
     @field_validator("methods", mode="after")
     @classmethod
@@ -171,7 +200,7 @@ def load_suite(name: str, request: Request | None = None) -> Suite:
     Raises:
         UsageError: no such suite or preset, or a file that says something that cannot be.
     """
-    content = _read_yaml(name)
+    content = _inherited(_read_yaml(name), name)
     if request is not None:
         _apply(content, request, name)
     return validated(Suite, content, name)
@@ -204,6 +233,41 @@ def _read_yaml(name: str) -> Any:
         raise unknown("suite", name, names)
     file = resources.files("suites") / "configs" / f"{name}.yaml"
     return yaml_value(file.read_text(encoding="utf-8"), name)
+
+
+def _inherited(content: Any, where: str) -> Any:
+    """A suite's content with what it takes over from another suite and from the shared presets."""
+    if not isinstance(content, dict):
+        return content
+    parent = content.pop("extends", None)
+    if parent is not None:
+        content = {**_inherited(_read_yaml(str(parent)), str(parent)), **content}
+    presets = content.get("presets")
+    if isinstance(presets, dict):
+        content["presets"] = {name: _from_shared(preset, where) for name, preset in presets.items()}
+    return content
+
+
+def _from_shared(preset: Any, where: str) -> Any:
+    if not isinstance(preset, dict) or "from" not in preset:
+        return preset
+    file = resources.files("suites") / "presets.yaml"
+    shared = yaml_value(file.read_text(encoding="utf-8"), "presets.yaml")
+    own = dict(preset)
+    name = own.pop("from")
+    if name not in shared:
+        raise unknown(f"shared preset in {where}", str(name), shared)
+    return merged(shared[name], own)
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`; settings inside settings are merged, lists replaced."""
+    inner = {
+        key: merged(base[key], value)
+        for key, value in changes.items()
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+    }
+    return {**base, **changes, **inner}
 
 
 def _file_text(path: Path) -> str:
@@ -317,6 +381,7 @@ class RunMaker:
         # Imported late, because it knows all methods and loads torch.
         self._config: Any = importlib.import_module("suites.config")
         data = validated(self._config.DataConfig, preset.data, f"{where}: data")
+        self._recipes: Any = importlib.import_module("suites.recipes")
         self.where, self._preset = where, preset
         self._inputs = self._config.read_inputs(preset.model, data, tasks, request.data_dir)
 
@@ -329,7 +394,7 @@ class RunMaker:
         preset = self._preset
         return {
             "task": task,
-            "method": row.method,
+            "method": self._recipe(row.method, task).method or row.method,
             "sparsity": sparsity,
             "seed": seed,
             "model": preset.model,
@@ -337,13 +402,21 @@ class RunMaker:
             "data": preset.data,
             "data_content": self._inputs.data[task],
             # A dense run is a teacher run: what the students do in their training is no part of it.
-            "training": {} if row.method == DENSE else preset.training,
+            "training": {} if row.method == DENSE else self._training(row.method, task),
             "teacher": preset.teacher,
             "precision": preset.precision,
             "threads": preset.threads,
             "select": preset.select,
             "count": preset.count,
+            "protocol": preset.protocol,
         }
+
+    def _recipe(self, method: str, task: str) -> Any:
+        paper = self._preset.protocol == "paper"
+        return self._recipes.recipe_for(method, task) if paper else self._recipes.NONE
+
+    def _training(self, method: str, task: str) -> dict[str, Any]:
+        return merged(self._preset.training, self._recipe(method, task).training)
 
 
 def _refuse_unreachable(runs: Iterable[GridRun], request: Request, where: str) -> None:

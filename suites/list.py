@@ -39,13 +39,27 @@ def _tasks() -> Iterator[str]:
 
 
 def _methods() -> Iterator[str]:
-    from gppdfd.interface import distillers, named_methods, pruners
+    from gppdfd.interface import distillers, named_methods, parse_method, pruners
 
-    for name, method in sorted(named_methods().items()):
-        yield f"{name:20} {method.spec}"
-    yield f"{'PRUNER+DISTILLER':20} any of these pruners with any of these distillers:"
-    yield f"{'  pruners':20} {', '.join(sorted(pruners()))}"
-    yield f"{'  distillers':20} {', '.join(sorted(distillers()))}"
+    yield "Named methods (pruner+distiller)"
+    for name, named in sorted(named_methods().items()):
+        method = parse_method(name)
+        pruner, distiller = method.build()
+        unsettled = [text for text in (pruner.reconstruction, distiller.reconstruction) if text]
+        yield from _entry(name, named.spec, named.reference or pruner.reference, pruner.kinds, "; ".join(unsettled))
+    yield "\nPRUNER+DISTILLER: any of these pruners ..."
+    for name, pruner_class in sorted(pruners().items()):
+        yield from _entry(name, "", pruner_class.reference, pruner_class().kinds, pruner_class.reconstruction)
+    yield "\n... with any of these distillers; options in parentheses: gpp(mask=hard_once)+logits"
+    for name, distiller_class in sorted(distillers().items()):
+        yield from _entry(name, "", distiller_class.reference, (), distiller_class.reconstruction)
+
+
+def _entry(name: str, spec: str, reference: str, kinds: Sequence[str], reconstruction: str) -> Iterator[str]:
+    removes = f"[{', '.join(kinds)}]" if kinds else ""
+    yield "  ".join(filter(None, [f"  {name:18}", spec, reference, removes]))
+    if reconstruction:
+        yield f"  {'':18}  reconstruction: {reconstruction}"
 
 
 LISTS: dict[str, Callable[[], Iterator[str]]] = {"suites": _suites, "tasks": _tasks, "methods": _methods}

@@ -10,7 +10,7 @@ from gppdfd.errors import UsageError
 from gppdfd.interface import LOSS_PARTS, DistillerConfig, Loop, distillers, pruners
 from gppdfd.masks import masked
 from gppdfd.structure import Masks, structure_of
-from gppdfd.training import Trainer, TrainingConfig, plan_phases, task_loss
+from gppdfd.training import Phases, Trainer, TrainingConfig, plan_phases, task_loss
 from gppdfd.views import Observed
 from tests.tiny import MODEL_TYPES, tiny_data, tiny_model
 
@@ -203,11 +203,17 @@ def test_recovery_may_have_a_learning_rate_of_its_own() -> None:
 
 
 def test_scoring_within_the_search_shortens_it() -> None:
-    within = CONFIG.model_copy(update={"scoring": "within"})
-    assert plan_phases(within, 40, True, scoring_epochs=0.6).search == 7
-    assert plan_phases(CONFIG, 40, True, scoring_epochs=0.6).search == 10
+    extra = CONFIG.model_copy(update={"scoring": "extra"})
+    assert plan_phases(CONFIG, 40, True, scoring_epochs=0.6).search == 7
+    assert plan_phases(extra, 40, True, scoring_epochs=0.6).search == 10
     with pytest.raises(UsageError, match="scoring units takes 2 of 2 search epochs"):
-        plan_phases(within, 40, True, scoring_epochs=2.0)
+        plan_phases(CONFIG, 40, True, scoring_epochs=2.0)
+
+
+def test_a_part_of_the_search_may_go_without_masks() -> None:
+    shared = CONFIG.model_copy(update={"before_share": 0.2})
+    assert plan_phases(shared, 40, True) == Phases(before=2, search=8, recovery=5)
+    assert plan_phases(shared, 40, False) == Phases(0, 0, 15)
 
 
 def test_every_loss_part_may_be_scored() -> None:

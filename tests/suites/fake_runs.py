@@ -48,6 +48,7 @@ class RunConfig(BaseModel):
     threads: int
     select: str
     count: str
+    protocol: str
 
     @property
     def is_teacher(self) -> bool:

@@ -1,5 +1,6 @@
 """Suite files: axes, filters, changed settings, and messages for what cannot be."""
 
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -211,3 +212,44 @@ def test_glue_ablation_is_the_grid_it_should_be() -> None:
     assert suite.presets["micro"].sparsities == (0.8, 0.95)
     assert len(suite.tasks) == 8
     assert sorted(suite.presets) == ["base", "micro", "micro3", "mini"]
+
+
+def test_a_preset_begins_with_the_shared_one(suite_file: Path) -> None:
+    own = {"from": "micro", "training": {"learning_rate": 0.5}, "seeds": 2}
+    shared = yaml.safe_load((resources.files("suites") / "presets.yaml").read_text())["micro"]
+    preset = load_suite(str(change(suite_file, "presets", "micro", value=own))).preset("micro")
+    assert preset.training == {**shared["training"], "learning_rate": 0.5, "search_epochs": 1}
+    assert (preset.seeds, preset.threads) == ((1, 2), shared["threads"])
+
+
+def test_an_unknown_shared_preset_is_refused(suite_file: Path) -> None:
+    with pytest.raises(UsageError, match="Did you mean 'micro'"):
+        load_suite(str(change(suite_file, "presets", "micro", "from", value="mirco")))
+
+
+def test_a_suite_may_extend_another(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: glue_ablation\nname: mine\ntitle: mine\ntasks: [rte]\n")
+    mine, parent = load_suite(str(path)), load_suite("glue_ablation")
+    assert (mine.name, mine.tasks) == ("mine", ("rte",))
+    assert (mine.methods, mine.presets) == (parent.methods, parent.presets)
+
+
+def test_pairs_are_rows(suite_file: Path) -> None:
+    change(suite_file, "pairs", value={"pruners": ["one", "two"], "distillers": ["x", "y"]})
+    rows = [row.method for row in load_suite(str(suite_file)).methods]
+    assert rows[-4:] == ["one+x", "one+y", "two+x", "two+y"]
+
+
+def test_shipped_suites_name_known_methods_and_tasks() -> None:
+    from gppdfd.interface import parse_method
+    from gppdfd.tasks import task_spec
+
+    for name in suite_names():
+        suite = load_suite(name)
+        for row in suite.methods:
+            assert parse_method(row.method).spec == "".join(row.method.split()), name
+        for task in suite.tasks:
+            assert task_spec(task).name == task
+        for preset in suite.presets.values():
+            assert set(preset.methods or ()) <= {row.method for row in suite.methods}, name

@@ -1,0 +1,49 @@
+"""Recipes: settings of the papers, per family of tasks."""
+
+from pathlib import Path
+
+import pytest
+
+from gppdfd.interface import named_methods, parse_method
+from gppdfd.tasks import TASK_NAMES
+from gppdfd.training import TrainingConfig
+from suites.grid import Request, expand, load_suite
+from suites.recipes import NONE, recipe_file, recipe_for, recipe_names
+
+BUDGET = {"batch_size", "before_epochs", "search_epochs", "recovery_epochs", "scoring"}
+"""Settings that the protocol `equal_budget` must find the same for all methods."""
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_is_valid_and_covers_each_task_once(name: str) -> None:
+    assert name in named_methods() or parse_method(name)
+    file = recipe_file(name)
+    assert file.paper
+    tasks = [task for family in file.families.values() for task in family.tasks]
+    assert len(tasks) == len(set(tasks))
+    assert set(tasks) <= set(TASK_NAMES)
+    for family in file.families.values():
+        TrainingConfig(**family.training)
+        parse_method(family.method or name)
+
+
+def test_named_methods_leave_the_budget_alone() -> None:
+    for name, named in named_methods().items():
+        assert not set(named.training) & BUDGET, name
+
+
+def test_a_method_without_a_recipe_keeps_the_settings_of_the_preset() -> None:
+    assert recipe_for("random+none", "mrpc") is NONE
+
+
+def test_the_protocol_paper_trains_each_method_with_its_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "two.yaml"
+    path.write_text(
+        "extends: glue_ablation\nname: two\ntasks: [mrpc]\nsparsities: [0.5]\n"
+        "methods: [{method: gpp+dfd, label: a}, {method: random+none, label: b}]\n"
+        "presets: {micro: {from: micro, protocol: paper, training: {scoring: extra}}}\n"
+    )
+    request = Request()
+    runs = {run.row.label: run.config for run in expand(load_suite(str(path), request), request)}
+    assert runs["a"].protocol == runs["b"].protocol == "paper"
+    assert (runs["a"].training.search_epochs, runs["b"].training.search_epochs) == (20, 1)
