@@ -222,8 +222,12 @@ class L0(Pruner):
     reference = "Xia et al. 2022, ACL, arXiv 2204.00408"
     Config: ClassVar[type[Config]] = L0Config
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return self.config.kinds
+
     def unreachable(self, structure: Structure, target: Target) -> str | None:
-        least = {kind: torch.zeros(structure.shape(kind), dtype=torch.bool) for kind in self.config.kinds}
+        least = {kind: torch.zeros(structure.shape(kind), dtype=torch.bool) for kind in self.kinds}
         if "hidden" in least:
             least["hidden"][0] = True
         if (cost := target.cost(structure, least)) <= (budget := target.budget(structure)):
@@ -234,7 +238,7 @@ class L0(Pruner):
         super().begin(setting)
         self._stream = torch.Generator().manual_seed(setting.generator.initial_seed())
         self._target = setting.target.share(setting.structure)
-        self._logits = {kind: nn.Parameter(self._initial(kind)) for kind in self.config.kinds}
+        self._logits = {kind: nn.Parameter(self._initial(kind)) for kind in self.kinds}
         self._multipliers = nn.Parameter(torch.zeros(2, device=setting.device))
         rate = self.config.mask_learning_rate or mask_learning_rate(setting.search_steps)
         self._optimizers: list[torch.optim.Optimizer] = [

@@ -128,16 +128,16 @@ def test_multipliers_climb_towards_the_sign_of_the_gap_and_are_bounded() -> None
         assert (float(pruner.state_dict()["multipliers"].abs().max()) < 0.301) == (bound is not None)
 
 
-def test_too_little_sparsity_lowers_the_masks() -> None:
+def test_too_little_sparsity_lowers_every_probability() -> None:
     pruner = begun(L0(L0Config(ramp=0)))
-    for step in range(30):
+    for step in range(3):  # later the sparsity swings around the target
         pruner.loss(pruner.masks(step)).backward()
         for optimizer in pruner.optimizers():
             optimizer.step()
             optimizer.zero_grad()
-    logits = pruner.state_dict()["logits"]
-    assert all(float(values.max()) < BOUND for values in logits.values())
-    assert pruner.state_dict()["multipliers"][0] < 0
+    state = pruner.state_dict()
+    assert all(float(values.max()) < BOUND for values in state["logits"].values())
+    assert state["multipliers"][0] < 0
 
 
 @settings(max_examples=30, deadline=None)
