@@ -59,7 +59,8 @@ class L0Config(Config):
     """Options of the pruner.
 
     `units` is written `heads+ffn`; `ramp` is the share of the search in which the scheduled sparsity rises;
-    `mask_learning_rate` is that of log-alphas and multipliers.
+    `mask_learning_rate` is that of log-alphas and multipliers. Without `multiplier_bound` the multipliers of a short
+    search wind up, and the sparsity runs past its target.
     """
 
     units: tuple[Unit, ...] = tuple(KINDS)
@@ -158,6 +159,7 @@ def decision_at_target(structure: Structure, logits: Masks, target: Target) -> K
 
 
 def _fit(structure: Structure, keep: Keep, logits: Masks, target: Target) -> Keep:
+    """`keep` filled or cut back to the target, unit by unit of the finest kind."""
     # Units that the decision keeps come before all others; among them log-alpha ranks.
     unimportance = {kind: -values - 10 * BOUND * keep[kind] for kind, values in logits.items()}
     if {"ffn", "ffn_layer"} <= set(keep) and not keep["ffn_layer"].any():
