@@ -16,9 +16,9 @@ Every unit has a trainable log-alpha a. With u uniform and beta = 2/3, gamma = -
 Kinds: heads, FFN dims, hidden dims (one mask for all layers), whole attention and FFN sublayers; any subset (`units`).
 
 Departures from the public code: the size counts every bias (`size=released` has its formulas), FFN dims start as the
-other units do (`ffn_init_mean=0`: half dropped), multipliers are bounded (`multiplier_bound=null`: not), a search too
-short for the published learning rate of 0.01 gets a higher one (`mask_learning_rate`), and the decision is brought to
-the target.
+other units do (`ffn_init_mean=0`: half dropped), multipliers are bounded (`multiplier_bound=null`: not), masks learn
+faster in a search too short for the published learning rate (`mask_learning_rate=0.01`: never), and the decision is
+brought to the target.
 """
 
 import math
@@ -59,15 +59,15 @@ class L0Config(Config):
     """Options of the pruner.
 
     `units` is written `heads+ffn`; `ramp` is the share of the search in which the scheduled sparsity rises;
-    `mask_learning_rate` is that of log-alphas and multipliers. Without `multiplier_bound` the multipliers of a short
-    search wind up, and the sparsity runs past its target.
+    `mask_learning_rate` is that of log-alphas and multipliers; null chooses it by the length of the search. Without
+    `multiplier_bound` the multipliers can wind up, and the sparsity runs past its target.
     """
 
     units: tuple[Unit, ...] = tuple(KINDS)
     size: Literal["exact", "released"] = "exact"
     ramp: float = Field(0.2, ge=0, le=1)
     mask_learning_rate: float | None = Field(None, gt=0)
-    multiplier_bound: float | None = Field(10.0, gt=0)
+    multiplier_bound: float | None = Field(30.0, gt=0)
     ffn_init_mean: float = 10.0
 
     @field_validator("units", mode="before")
@@ -212,9 +212,15 @@ def ramped(step: int, ramp_steps: float) -> float:
     return min(1.0, step / ramp_steps) if ramp_steps else 1.0
 
 
-def mask_learning_rate(steps: int) -> float:
-    """The authors' 0.01, or what lets `steps` steps go through the range of log-alphas `CROSSINGS` times."""
-    return max(PUBLISHED_RATE, CROSSINGS * 2 * BOUND / steps)
+def adam_settings(steps: int) -> dict[str, Any]:
+    """Adam for log-alphas and multipliers: the authors' 0.01 and usual memory, or the same sped up for a short search.
+
+    `steps` steps can go through the range of log-alphas `CROSSINGS` times at least. Faster steps come with a memory as
+    much shorter: with the usual one the multipliers still push when the target has long been passed, and the sparsity
+    swings until the end.
+    """
+    speed = max(1.0, CROSSINGS * 2 * BOUND / (PUBLISHED_RATE * steps))
+    return {"lr": PUBLISHED_RATE * speed, "betas": (max(0.0, 1 - 0.1 * speed), max(0.9, 1 - 0.001 * speed))}
 
 
 @register_pruner("l0")
@@ -242,10 +248,11 @@ class L0(Pruner):
         self._target = setting.target.share(setting.structure)
         self._logits = {kind: nn.Parameter(self._initial(kind)) for kind in self.kinds}
         self._multipliers = nn.Parameter(torch.zeros(2, device=setting.device))
-        rate = self.config.mask_learning_rate or mask_learning_rate(setting.search_steps)
+        rate = self.config.mask_learning_rate
+        adam = adam_settings(setting.search_steps) if rate is None else {"lr": rate}
         self._optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Adam(self._logits.values(), lr=rate),
-            torch.optim.Adam([self._multipliers], lr=rate, maximize=True),
+            torch.optim.Adam(self._logits.values(), **adam),
+            torch.optim.Adam([self._multipliers], maximize=True, **adam),
         ]
 
     def restart(self, step: int) -> int | None:

@@ -16,7 +16,7 @@ DEFAULTS = {
     "training": "456888e27f",
     "pruner depth r1": "e55b999fae",
     "pruner gpp r1": "02af597f28",
-    "pruner l0 r1": "344df036cf",
+    "pruner l0 r1": "6a72b83886",
     "pruner magnitude r1": "409f6a1dca",
     "pruner none r1": "44136fa355",
     "pruner random r1": "409f6a1dca",

@@ -13,13 +13,13 @@ from baselines.l0 import (
     KINDS,
     L0,
     L0Config,
+    adam_settings,
     decision,
     decision_at_target,
     deterministic_keep,
     deterministic_masks,
     expected_sparsity,
     lagrangian,
-    mask_learning_rate,
     presence,
     ramped,
     sampled_masks,
@@ -262,9 +262,31 @@ def test_search_has_its_own_schedule() -> None:
     assert [pruner.restart(step) for step in range(3)] == [5, None, None]
 
 
-def test_learning_rate_of_masks_is_the_published_one_in_a_long_search() -> None:
-    assert mask_learning_rate(20_000) == 0.01
-    assert mask_learning_rate(100) * 100 == pytest.approx(mask_learning_rate(50) * 50)
+def test_masks_learn_as_published_in_a_long_search_and_faster_in_a_short_one() -> None:
+    assert adam_settings(20_000) == {"lr": 0.01, "betas": (0.9, 0.999)}
+    short, shorter = adam_settings(1000), adam_settings(500)
+    assert 2 * short["lr"] == pytest.approx(shorter["lr"])
+    assert all(fast < slow for fast, slow in zip(shorter["betas"], short["betas"], strict=True))
+    fixed = begun(L0(L0Config(mask_learning_rate=0.02))).optimizers()
+    assert all(group["lr"] == 0.02 for optimizer in fixed for group in optimizer.param_groups)
+
+
+@pytest.mark.parametrize("steps", [100, 400])
+def test_sparsity_settles_at_its_target(steps: int) -> None:
+    """Without any other loss, in a search of a few steps and in a longer one."""
+    pruner = L0()
+    config = SHORT.model_copy(update={"search_epochs": steps / 5})
+    trainer(pruner, Target(0.8), config=config).begin()
+    weights = random_logits(0)
+    for step in range(steps):
+        masks = pruner.masks(step)
+        useful = sum((weights[kind].exp() * (1 - values)).sum() / values.numel() for kind, values in masks.items())
+        (pruner.loss(masks) + 0.05 * useful).backward()
+        for optimizer in pruner.optimizers():
+            optimizer.step()
+            optimizer.zero_grad()
+    logits = pruner.state_dict()["logits"]
+    assert float(expected_sparsity(TINY, presence(logits), Target(0.8))) == pytest.approx(0.8, abs=0.06)
 
 
 def test_units_are_a_set_of_known_names() -> None:
