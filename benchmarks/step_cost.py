@@ -15,9 +15,10 @@ import torch
 from gppdfd.budget import Target
 from gppdfd.interface import parse_method
 from gppdfd.models import load_encoder
+from gppdfd.settings import TrainingConfig
 from gppdfd.tasks import task_spec
 from gppdfd.tasks.encoding import Encoded
-from gppdfd.training import Trainer, TrainingConfig
+from gppdfd.training import Trainer
 
 SPEC = task_spec("sst2")
 

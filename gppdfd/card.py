@@ -10,6 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from gppdfd.budget import parameters, sparsity
+from gppdfd.factorise import embedding_rank
 from gppdfd.pruned import FIELD, dense_classes, kept
 from gppdfd.structure import PREFIX, Keep, Structure, adapter_for, structure_of
 
@@ -52,7 +53,7 @@ removed; embeddings, LayerNorms, pooler and head are outside). The whole model h
 
 ## Structure
 
-Hidden dims: {hidden} of {all_hidden}. Of every layer:
+Hidden dims: {hidden} of {all_hidden}.{factorised} Of every layer:
 
 | layer | heads | query and key dims | value dims | FFN dims |
 |---:|---:|---:|---:|---:|
@@ -65,7 +66,7 @@ An *emptied* sublayer keeps its output bias and LayerNorm, a *removed* one is sk
 
 def model_card(model: PreTrainedModel) -> str:
     """Text of README.md for a pruned `model`, with front matter for the hub; never with a path of this machine."""
-    structure, keep = structure_of(model), kept(model)
+    structure, keep, rank = structure_of(model), kept(model), embedding_rank(model)
     model_type = model.config.model_type.removeprefix(PREFIX)
     auto = _auto_class(model, model_type)
     base = _hub_name(model.config.name_or_path)
@@ -81,6 +82,7 @@ def model_card(model: PreTrainedModel) -> str:
         total=model.num_parameters(),
         hidden=int(keep["hidden"].sum()),
         all_hidden=structure.hidden,
+        factorised=f" The word embeddings are a product of rank {rank}." if rank else "",
         layers="\n".join(rows),
         field=FIELD,
     )

@@ -22,9 +22,11 @@ from gppdfd.evaluation import Evaluation, evaluate
 from gppdfd.given import Model, Models, check_tokens, count
 from gppdfd.interface import Method, parse_method
 from gppdfd.latency import LatencyTable
+from gppdfd.logbook import Timings
 from gppdfd.passes import Shape
 from gppdfd.progress import Progress, duration, make_progress
 from gppdfd.seeds import derive_seed
+from gppdfd.settings import Precision, TrainingConfig
 from gppdfd.structure import Structure
 from gppdfd.tasks.base import TaskData
 from gppdfd.tasks.encoding import encode
@@ -32,7 +34,7 @@ from gppdfd.tasks.metrics import majority
 from gppdfd.tasks.own import EVALUATION, own_task
 from gppdfd.tasks.table import table_of
 from gppdfd.timing import TimingConfig
-from gppdfd.training import Hooks, Precision, Stopwatch, Trained, Trainer, TrainingConfig
+from gppdfd.training import Hooks, Trained, Trainer
 from gppdfd.validation import validated
 
 DEFAULT_TARGET: Mapping[str, float] = MappingProxyType({"sparsity": 0.95})
@@ -277,18 +279,18 @@ class Compression:
         self.teacher = models.given_teacher(self.spec, request.seed) if self.needs_teacher else None
         for model in filter(None, (self.student, self.teacher)):
             check_tokens(model, self.encoded.train)
-        self.seconds: dict[str, float] = {}
+        self.timings = Timings()
 
     def run(self) -> tuple[PreTrainedModel, Report]:
         """Train, evaluate; the small model and what became of it."""
         if self.needs_teacher and self.teacher is None:
-            with Stopwatch(self.seconds, "teacher"):
+            with self.timings.phase("teacher"):
                 self.teacher = self._fine_tuned()
         self._initialise()
         total = count(self.student)
         trained = self._train("student", self.student, self.request.method, self.settings, self.request.seed)
-        self.seconds |= trained.seconds
-        with Stopwatch(self.seconds, "evaluation"):
+        self.timings.seconds |= trained.seconds
+        with self.timings.phase("evaluation"):
             evaluations = self._evaluate(trained.model)
         return trained.model.to(self.models.home).eval(), self._report(trained, evaluations, total)
 
@@ -367,7 +369,7 @@ class Compression:
             warnings=[
                 f"the {who} gives every row the same answer" for who, each in evaluations.items() if each.constant
             ],
-            seconds=self.seconds,
+            seconds=self.timings.seconds,
         )
 
     def _teacher_entry(self) -> str | None:

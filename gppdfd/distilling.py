@@ -1,6 +1,7 @@
 """What distillers share: soft labels, and the shape of those that compare hidden states."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -12,7 +13,7 @@ from gppdfd.tasks.base import Batch
 from gppdfd.views import View
 
 Layers = tuple[torch.Tensor, ...]
-"""Hidden states [batch, tokens, hidden] of every layer, without the embedding output."""
+"""Hidden states [batch, tokens, hidden] of every layer, as a rule without the embedding output."""
 
 
 def soft_labels(student: torch.Tensor, teacher: torch.Tensor, temperature: float, regression: bool) -> torch.Tensor:
@@ -31,7 +32,12 @@ class HiddenStateConfig(DistillerConfig):
 
 
 class HiddenStateDistiller(Distiller):
-    """Compares hidden states; with `soft_weight` also soft labels. Subclasses say how."""
+    """Compares hidden states; with `soft_weight` also soft labels. Subclasses say how.
+
+    `first` is the first hidden state that is compared: 0 is the embedding output, 1 that of the first layer.
+    """
+
+    first: ClassVar[int] = 1
 
     @property
     def needs(self) -> frozenset[str]:
@@ -42,11 +48,15 @@ class HiddenStateDistiller(Distiller):
     def features(self, student: Layers, teacher: Layers, mask: torch.Tensor | None) -> torch.Tensor:
         """Loss part `features`; `mask` is 1 at real tokens [batch, tokens], or None where padding counts."""
 
+    def soft(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        """Loss part `soft` of two [batch, classes] logits."""
+        return soft_labels(student, teacher, self.config.temperature, self.setting.regression)
+
     def losses(self, student: View, teacher: View | None, batch: Batch, masks: Masks | None) -> Losses:
         assert teacher is not None  # guaranteed by `needs`
         mask = student.attention_mask if self.config.mask_padding else None
-        parts = {"features": self.features(student.hidden_states[1:], teacher.hidden_states[1:], mask)}
+        own, target = (view.hidden_states[self.first :] for view in (student, teacher))
+        parts = {"features": self.features(own, target, mask)}
         if self.config.soft_weight:
-            temperature, regression = self.config.temperature, self.setting.regression
-            parts["soft"] = soft_labels(student.logits, teacher.logits, temperature, regression)
+            parts["soft"] = self.soft(student.logits, teacher.logits)
         return parts

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from gppdfd.errors import UsageError
+from gppdfd.factorise import embedding_rank, untie
 from gppdfd.masks import masked
 from gppdfd.pruned import PrunedModel, dense_classes, pruned_class, pruned_config
 from gppdfd.shrink import shrink
@@ -38,7 +39,7 @@ def extract(model: PreTrainedModel, keep: Keep, masks: Masks | None = None) -> P
     if WEIGHT in keep:
         return _zeroed(model, keep[WEIGHT])
     _check(model, keep)
-    config = pruned_config(model.config, keep)
+    config = pruned_config(model.config, keep, embedding_rank(model))
     shared = {id(parameter): parameter for parameter in model.parameters()}
     small = deepcopy(model, {**shared, id(model.config): config})
     small.__class__ = pruned_class(type(model))  # type: ignore[arg-type]
@@ -99,16 +100,9 @@ def _own_parameters(small: nn.Module, shared: dict[int, nn.Parameter]) -> None:
 
 def _forget_broken_ties(small: PreTrainedModel) -> None:
     """Where the input embedding lost dims that the output embedding still has, the two are tied no longer."""
-    ties = small.all_tied_weights_keys
     parameters = dict(small.named_parameters(remove_duplicate=False))
-    if all(parameters[target] is parameters[source] for target, source in ties.items()):
-        return
-    small.config.tie_word_embeddings = False
-    small.all_tied_weights_keys = {}
-    for target in ties:
-        owner, _, name = target.rpartition(".")
-        parameter = parameters[target]
-        setattr(small.get_submodule(owner), name, _copy(parameter))
+    if any(parameters[target] is not parameters[source] for target, source in small.all_tied_weights_keys.items()):
+        untie(small)
 
 
 def _copy(parameter: nn.Parameter) -> nn.Parameter:

@@ -65,6 +65,10 @@ class Loop(Protocol):
     def labels(self) -> torch.Tensor:
         """Their labels [examples], on the student's device, by the index that `Batch.examples` gives."""
 
+    @property
+    def batches(self) -> int:
+        """Batches of the training set, as `mask_gradients` cuts it."""
+
     def mask_gradients(self, masks: Masks, parts: frozenset[str], batches: int | None = None) -> Iterator[Masks]:
         """Gradients of the weighted loss `parts` at `masks`, one per training batch, in evaluation mode.
 
@@ -72,10 +76,12 @@ class Loop(Protocol):
         forward-backward pass. `batches` limits their number; those taken are spread over the training set.
         """
 
-    def sentences(self, who: Literal["student", "teacher"] = "student", training_mode: bool = False) -> torch.Tensor:
-        """`View.sentence` of every training example, float32 [examples, dims], without gradient.
+    def encodings(
+        self, read: Callable[[View], torch.Tensor], who: Literal["student", "teacher"], training_mode: bool = False
+    ) -> torch.Tensor:
+        """What `read` makes of the views [batch, dims] of every training example: [examples, dims], without gradient.
 
-        The student is taken as it stands, under the masks of the step before.
+        Views carry what the distiller needs. The student is taken as it stands, under the masks of the step before.
         """
 
 
@@ -142,9 +148,12 @@ class Pruner(ABC):
         """Loss parts whose gradient with respect to the masks it observes; empty if it needs none."""
         return frozenset()
 
-    @property
-    def scoring_epochs(self) -> float:
-        """Passes over the training set that it spends on `Loop.mask_gradients`, search steps apart."""
+    def scoring_epochs(self, structure: Structure, target: Target, search_epochs: float) -> float:
+        """Passes over the training set that it spends on `Loop.mask_gradients`, search steps apart.
+
+        Args:
+            search_epochs: what the search may take, scoring included.
+        """
         return 0.0
 
     def unreachable(self, structure: Structure, target: Target) -> str | None:
@@ -161,10 +170,10 @@ class Pruner(ABC):
     def snapshot_due(self, step: int) -> bool:
         """Whether distillers take a snapshot of the student before search step `step` sets its masks.
 
-        By default after each tenth of the search.
+        Asked once more after the last step, before `keep()`. By default after each tenth of the search but the last.
         """
         steps = max(1, self.setting.search_steps)
-        return step > 0 and 10 * step // steps > 10 * (step - 1) // steps
+        return 0 < step < steps and 10 * step // steps > 10 * (step - 1) // steps
 
     def restart(self, step: int) -> int | None:
         """Steps of a new optimiser and learning-rate schedule that start before search step `step`, or None."""

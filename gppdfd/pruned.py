@@ -20,11 +20,12 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from gppdfd.errors import DataError, UsageError
+from gppdfd.factorise import factorise
 from gppdfd.files import write_text
 from gppdfd.quiet import quiet
 from gppdfd.shrink import shrink
 from gppdfd.structure import ADAPTERS, PREFIX, Keep, adapter_for, structure_of
-from gppdfd.structure.kept import check_format, describe, read
+from gppdfd.structure.kept import check_format, describe, described_rank, read
 
 FIELD = "pruned_structure"
 
@@ -39,7 +40,10 @@ class PrunedModel:
         super().__init__(config, *inputs, **settings)  # type: ignore[call-arg]
         model: Any = self
         with torch.device("cpu"):  # the keep is data, also while transformers builds the model without memory
-            shrink(model, kept(model))
+            keep = kept(model)
+            if rank := described_rank(getattr(config, FIELD)):
+                factorise(model, rank)
+            shrink(model, keep)
 
     @classmethod
     def from_pretrained(
@@ -66,9 +70,13 @@ class PrunedModel:
         return (model, info) if output_loading_info else model
 
 
-def pruned_config(config: PretrainedConfig, keep: Keep) -> PretrainedConfig:
-    """Config of a dense model (or of a pruned one) with the structure that `keep` leaves."""
-    values = {**config.to_dict(), FIELD: describe(adapter_for(config).structure(config), keep)}
+def pruned_config(config: PretrainedConfig, keep: Keep, embedding_rank: int | None = None) -> PretrainedConfig:
+    """Config of a dense model (or of a pruned one) with the structure that `keep` leaves.
+
+    Args:
+        embedding_rank: that of its word embeddings, if they are factorised.
+    """
+    values = {**config.to_dict(), FIELD: describe(adapter_for(config).structure(config), keep, embedding_rank)}
     values.pop("model_type", None)
     pruned = config_class(config.model_type.removeprefix(PREFIX))(**values)
     pruned._attn_implementation = config._attn_implementation

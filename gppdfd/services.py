@@ -4,7 +4,8 @@ A pruner that scores units over the training set, or a distiller that compares w
 neither the model nor the data.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +14,7 @@ import torch
 from gppdfd.errors import UsageError
 from gppdfd.structure import Masks
 from gppdfd.tasks.encoding import ordered_batches
-from gppdfd.views import Observed, Viewer
+from gppdfd.views import View, Viewer
 
 if TYPE_CHECKING:
     from gppdfd.training import Trainer
@@ -37,6 +38,10 @@ class Services:
     def labels(self) -> torch.Tensor:
         return self._trainer.train.labels.to(self._trainer.device)
 
+    @property
+    def batches(self) -> int:
+        return math.ceil(self.examples / self._trainer.config.batch_size)
+
     def mask_gradients(self, masks: Masks, parts: frozenset[str], batches: int | None = None) -> Iterator[Masks]:
         """As in `Loop`."""
         trainer = self._trainer
@@ -51,44 +56,38 @@ class Services:
                 gradients = torch.autograd.grad(torch.stack(wanted).sum(), list(leaves.values()))
                 yield dict(zip(leaves, gradients, strict=True))
 
-    def sentences(self, who: Literal["student", "teacher"] = "student", training_mode: bool = False) -> torch.Tensor:
+    def encodings(
+        self, read: Callable[[View], torch.Tensor], who: Literal["student", "teacher"], training_mode: bool = False
+    ) -> torch.Tensor:
         """As in `Loop`.
 
         Raises:
             UsageError: the teacher's are asked for and there is none.
         """
         trainer = self._trainer
-        if who == "teacher":
-            if trainer.teacher is None:
-                raise UsageError(f"distiller {type(trainer.distiller).__name__} needs a teacher")
-            return self._encoded(trainer.teacher)
-        view = Observed(trainer.model, frozenset({"sentence"}))
-        training = trainer.model.training
-        trainer.model.train(training_mode)
-        try:
-            return self._encoded(view)
-        finally:
-            trainer.model.train(training)
-            view.remove()
+        if who == "student":
+            with self._as_scored(training_mode):
+                return self._encoded(trainer.view, read)
+        if trainer.teacher is None:
+            raise UsageError(f"distiller {type(trainer.distiller).__name__} needs a teacher")
+        return self._encoded(trainer.teacher, read)
 
     @torch.no_grad()
-    def _encoded(self, view: Viewer) -> torch.Tensor:
+    def _encoded(self, view: Viewer, read: Callable[[View], torch.Tensor]) -> torch.Tensor:
         trainer, order = self._trainer, ordered_batches(self._trainer.train, BATCH_SIZE)
         found: list[torch.Tensor] = []
         for indices in order:
             with trainer.autocast():
-                sentence = view(trainer.train.batch(indices).to(trainer.device)).sentence
-            assert sentence is not None, "the distiller must name `sentence` among its needs"
-            found.append(sentence)
+                found.append(read(view(trainer.train.batch(indices).to(trainer.device))))
         rows = torch.cat(found)
         return torch.empty_like(rows).index_copy_(0, torch.cat(order).to(rows.device), rows)
 
     @contextmanager
-    def _as_scored(self) -> Iterator[None]:
-        """The student in evaluation mode; its masks and mode come back afterwards."""
+    def _as_scored(self, training_mode: bool = False) -> Iterator[None]:
+        """The student in evaluation mode, unless told otherwise; its masks and mode come back afterwards."""
         encoder, model = self._trainer.encoder, self._trainer.model
         masks, training = encoder.masks, model.training
-        model.eval()
+        model.train(training_mode)
         try:
             yield
         finally:

@@ -8,28 +8,34 @@ teacher, or a student of fixed depth is trained.
 Order inside a search step, after GPP's specification: (1) the pruner sets its masks, (2) student and teacher run,
 (3) losses and backward, (4) the pruner sees the mask gradients of the loss parts it asked for, (5) clip, optimiser,
 schedule.
+
+A run may be stopped after any step: `Trainer.state_dict` holds all that a fresh trainer with the same arguments needs
+to go on to the same bits.
 """
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 from transformers import PreTrainedModel
 
 from gppdfd.budget import Target
+from gppdfd.checkpoint import State
 from gppdfd.errors import DataError, UsageError
 from gppdfd.extraction import disagreement, extract
+from gppdfd.factorise import embedding_rank
 from gppdfd.interface import Distiller, Losses, Pruner, Setting
+from gppdfd.logbook import Best, LossLog, Timings
 from gppdfd.masks import MaskedEncoder, hold_zeros
+from gppdfd.optimisation import Optimisation, plain_name
+from gppdfd.pruned import PrunedModel
 from gppdfd.seeds import derive_seed, generator
 from gppdfd.services import Services
-from gppdfd.shrink import Cuts, parameter_cuts
+from gppdfd.settings import Phases, Precision, TrainingConfig, plan_phases, recovery_settings
+from gppdfd.shrink import parameter_cuts
 from gppdfd.structure import WEIGHT, Keep, Masks, adapter_for, structure_of
 from gppdfd.tasks.base import Batch
 from gppdfd.tasks.encoding import Encoded, epoch_batches, ordered_batches
@@ -37,91 +43,10 @@ from gppdfd.teacher import cached_views
 from gppdfd.trace import IndicatorTrace
 from gppdfd.views import Observed, View, Viewer
 
-Precision = Literal["fp32", "bf16"]
-Decay = Literal["linear", "constant"]
-
 TOLERANCE = 1e-5
 """Largest allowed relative difference of logits between the masked and the extracted model, in float32."""
 
 LOG_EVERY = 10
-
-
-class TrainingConfig(BaseModel):
-    """Settings of one training run; the defaults are those of GPP+DFD's released script.
-
-    Epochs may be fractions. `warmup` is the share of a schedule's steps. `before_share` is the part of the search
-    epochs that goes without masks, for methods that begin so; `before_epochs` come on top. `at_extraction=None` leaves
-    it to the pruner.
-    `carry_weight_grads` and `task_forward=separate` are what the released code does. `cache_teacher` computes the
-    teacher's outputs once per training set instead of once per step, in exchange for memory. `recovery_learning_rate`
-    and `recovery_decay` are for methods that end with a schedule of its own; None: as in the search.
-    `freeze_embeddings` leaves the embeddings as they are. The passes over the training set that a pruner makes only to
-    score units are taken off its search, so that all methods have equally many forward-backward passes;
-    `scoring=extra` adds them instead, as papers do.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(2e-5, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    clip_norm: float = Field(1.0, gt=0)
-    warmup: float = Field(0.0, ge=0, lt=1)
-    decay: Decay = "linear"
-    flooding: float = Field(0.01, ge=0)
-    before_epochs: float = Field(0.0, ge=0)
-    before_share: float = Field(0.0, ge=0, lt=1)
-    search_epochs: float = Field(20.0, ge=0)
-    recovery_epochs: float = Field(12.0, ge=0)
-    recovery_learning_rate: float | None = Field(None, gt=0)
-    recovery_decay: Decay | None = None
-    freeze_embeddings: bool = False
-    scoring: Literal["within", "extra"] = "within"
-    init: Literal["pretrained", "teacher", "random"] = "pretrained"
-    at_extraction: Literal["restart", "continue"] | None = None
-    cache_teacher: bool = False
-    carry_weight_grads: bool = False
-    task_forward: Literal["shared", "separate"] = "shared"
-
-
-@dataclass(frozen=True)
-class Phases:
-    """Optimiser steps of each phase."""
-
-    before: int
-    search: int
-    recovery: int
-
-    @property
-    def total(self) -> int:
-        return self.before + self.search + self.recovery
-
-
-def plan_phases(config: TrainingConfig, examples: int, searches: bool, scoring_epochs: float = 0.0) -> Phases:
-    """Steps of each phase for a training set of `examples` rows.
-
-    Raises:
-        UsageError: a pruner that searches was given no search step, or nothing would be trained at all.
-    """
-    per_epoch = math.ceil(examples / config.batch_size)
-    searching = config.search_epochs - (scoring_epochs if config.scoring == "within" else 0.0)
-    if searches and searching <= 0 < config.search_epochs:
-        raise UsageError(
-            f"scoring units takes {scoring_epochs:g} of {config.search_epochs:g} search epochs and leaves none: "
-            "raise search_epochs, score fewer examples, or set training.scoring to extra"
-        )
-    without_masks = config.before_epochs + config.before_share * searching
-    before, search, recovery = (
-        round(epochs * per_epoch)
-        for epochs in (without_masks, (1 - config.before_share) * searching, config.recovery_epochs)
-    )
-    if before + search + recovery == 0:
-        raise UsageError("training has no steps: raise search_epochs or recovery_epochs")
-    if not searches:
-        return Phases(0, 0, before + search + recovery)
-    if search == 0:
-        raise UsageError("this pruner needs a search: set training.search_epochs above 0")
-    return Phases(before, search, recovery)
 
 
 @dataclass
@@ -133,12 +58,14 @@ class Hooks:
         log: called with one history entry.
         evaluate: scores of a model; called after each recovery epoch when `select` needs it.
         select: picks one number to maximise from those scores; None keeps the last weights.
+        stepped: called after every step with the trainer, whose state may be saved then.
     """
 
     progress: Callable[[str, int, int], None] = lambda phase, step, steps: None
     log: Callable[[dict[str, Any]], None] = lambda entry: None
     evaluate: Callable[[PreTrainedModel], Any] | None = None
     select: Callable[[Any], float] | None = None
+    stepped: Callable[["Trainer"], None] = lambda trainer: None
 
 
 @dataclass
@@ -191,12 +118,14 @@ class Trainer:
         self.pruner, self.distiller, self.train, self.config = pruner, distiller, train, config
         self.seed, self.regression, self.precision = seed, regression, precision
         self.hooks = hooks or Hooks()
-        self.phases = plan_phases(config, len(train), pruner.searches, pruner.scoring_epochs)
+        structure, target = structure_of(self.model), target or Target(0.0)
+        scoring = pruner.scoring_epochs(structure, target, config.search_epochs)
+        self.phases = plan_phases(config, len(train), pruner.searches, scoring)
         self.services = Services(self)
         self.setting = Setting(
             student=self.model,
-            structure=structure_of(self.model),
-            target=target or Target(0.0),
+            structure=structure,
+            target=target,
             search_steps=self.phases.search,
             generator=generator(seed, "pruner"),
             regression=regression,
@@ -205,55 +134,128 @@ class Trainer:
         )
         self.teacher = self._teacher_viewer(teacher)
         self.step = 0
-        self.seconds: dict[str, float] = {}
+        self.keep: Keep | None = None
         self.agreement: float | None = None
+        self._timings = Timings()
         self._log = LossLog(self.hooks.log)
+        self._best = Best(self.hooks.select)
+        self._trace = IndicatorTrace(self.setting.structure, self.phases.search, generator(seed, "trace"))
 
-    def run(self) -> Trained:
-        """Train through all phases."""
-        with self._timed("search"):
+    def run(self, state: State | None = None) -> Trained:
+        """Train through all phases, from the beginning or from a `state_dict`."""
+        with self._timings.phase("search"):
             self.begin()
-            keep, trace = self._search()
-        with self._timed("extraction"):
-            self._extract(keep)
-        with self._timed("recovery"):
-            selected = self._recover(keep)
-        return Trained(
-            self.model,
-            keep,
-            self.phases,
-            selected,
-            self.agreement,
-            self.seconds,
-            self.distiller.notes(),
-            self.services.passes,
-            trace,
-        )
+            if state is not None:
+                self.load_state_dict(state)
+            if self.keep is None:
+                self._search()
+        with self._timings.phase("extraction"):
+            if self.keep is None:
+                self._extract(self._decide())
+        with self._timings.phase("recovery"):
+            selected = self._recover()
+        return self._outcome(selected)
 
     def begin(self) -> None:
         """Get everything ready for the first step."""
         torch.manual_seed(derive_seed(self.seed, "dropout"))
-        self._batches = self._endless_batches()
         self.encoder, self.view = MaskedEncoder(self.model), Observed(self.model, self.distiller.needs)
         self.model.train()
         self.pruner.begin(self.setting)
         self.distiller.begin(self.setting)
         self._set_optimizer(self.phases.total)
+        self._batches = self._batches_from(0)
 
-    def _search(self) -> tuple[Keep, IndicatorTrace]:
-        trace = IndicatorTrace(self.setting.structure, self.phases.search, generator(self.seed, "trace"))
-        for _ in range(self.phases.before):
+    def state_dict(self) -> State:
+        """All that decides the steps to come."""
+        return {
+            "step": self.step,
+            "keep": self.keep,
+            "extracted": isinstance(self.model, PrunedModel),
+            "masks": self.encoder.masks if self.keep is None else None,
+            "weights": {plain_name(name): weight for name, weight in self.model.state_dict().items()},
+            "optimisation": self.optimisation.state_dict(),
+            "pruner": self.pruner.state_dict(),
+            "distiller": self.distiller.state_dict(),
+            "streams": self._streams(),
+            "best": self._best.state_dict(),
+            "log": self._log.state_dict(),
+            "trace": self._trace.rows,
+            "agreement": self.agreement,
+            "scoring_passes": self.services.passes,
+            "seconds": self._timings.so_far(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on where a trainer with the same arguments was; called after `begin`."""
+        self.step, self.agreement = state["step"], state["agreement"]
+        if state["keep"] is not None:
+            self._leave_search()
+            self.keep = state["keep"]
+            self.model = extract(self.model, self.keep) if state["extracted"] else self.model
+        self.model.load_state_dict(state["weights"])
+        settings = TrainingConfig(**state["optimisation"]["config"])
+        self.optimisation = Optimisation(
+            self.model, self.distiller.parameters(), state["optimisation"]["steps"], settings
+        )
+        self.pruner.load_state_dict(_on_device(state["pruner"], self.device))
+        self.distiller.load_state_dict(_on_device(state["distiller"], self.device))
+        self.optimisation.load_state_dict(state["optimisation"])
+        if self.keep is None:
+            self.encoder.masks = _on_device(state["masks"], self.device)
+        self._best.load_state_dict(state["best"])
+        self._log.load_state_dict(state["log"])
+        self._trace.rows = [tuple(row) for row in state["trace"]]
+        self.services.passes = state["scoring_passes"]
+        self._timings.seconds = state["seconds"]
+        self._batches = self._batches_from(self.step)
+        self._set_streams(state["streams"])
+
+    def _streams(self) -> State:
+        """Random streams that go on from step to step: dropout's and the pruner's own."""
+        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return {"cpu": torch.get_rng_state(), "cuda": cuda, "pruner": self.setting.generator.get_state()}
+
+    def _set_streams(self, streams: State) -> None:
+        torch.set_rng_state(streams["cpu"])
+        self.setting.generator.set_state(streams["pruner"])
+        if streams["cuda"] is not None:
+            torch.cuda.set_rng_state(streams["cuda"], self.device)
+
+    def _outcome(self, selected: int) -> Trained:
+        assert self.keep is not None
+        return Trained(
+            model=self.model,
+            keep=self.keep,
+            phases=self.phases,
+            selected_step=selected,
+            agreement=self.agreement,
+            seconds=self._timings.seconds,
+            notes=self.distiller.notes(),
+            scoring_passes=self.services.passes,
+            trace=self._trace,
+        )
+
+    def _search(self) -> None:
+        while self.step < self.phases.before:
             self._step("before", self.view, None)
-        for step in range(self.phases.search):
-            self._search_step(step, trace)
+        for step in range(self.step - self.phases.before, self.phases.search):
+            self._search_step(step)
+
+    def _decide(self) -> Keep:
+        if self.phases.search and self.pruner.snapshot_due(self.phases.search):
+            self.distiller.snapshot()
         keep = self.pruner.keep()
         if self.phases.search:
-            trace.record(self.phases.search, {kind: units.float() for kind, units in keep.items()})
+            self._trace.record(self.phases.search, {kind: units.float() for kind, units in keep.items()})
+        self._leave_search()
+        return keep
+
+    def _leave_search(self) -> None:
         self.encoder.remove()
         self.view.remove()
-        return keep, trace
 
-    def _search_step(self, step: int, trace: IndicatorTrace) -> None:
+    def _search_step(self, step: int) -> None:
         if self.pruner.snapshot_due(step):
             self.distiller.snapshot()
         steps = self.pruner.restart(step)
@@ -261,7 +263,7 @@ class Trainer:
             self._set_optimizer(steps)
         masks = self._mask_leaves(self.pruner.masks(step))
         self.encoder.masks = masks
-        trace.record(step, masks)
+        self._trace.record(step, masks)
         self._step("search", self.view, masks, step)
 
     def _mask_leaves(self, masks: Masks | None) -> Masks | None:
@@ -273,9 +275,10 @@ class Trainer:
     def _extract(self, keep: Keep) -> None:
         """Go on with the small model, after making sure that it computes the same."""
         masks = self._folded(keep)
-        if masks is None and all(bool(units.all()) for units in keep.values()):
+        if masks is None and self._whole(keep):
             if self.pruner.searches:
                 self._restart_or_continue(self.model, keep)
+            self.keep = keep
             return
         small = extract(self.model, keep, masks)
         longest = [self.train.batch(indices).to(self.device) for indices in ordered_batches(self.train, 32)[:2]]
@@ -283,6 +286,11 @@ class Trainer:
         if self.agreement > TOLERANCE:
             raise DataError(f"masked and extracted model disagree by {self.agreement:.2e} (allowed {TOLERANCE:.0e})")
         self._restart_or_continue(small, keep)
+        self.keep = keep
+
+    def _whole(self, keep: Keep) -> bool:
+        """Whether extraction would change nothing."""
+        return all(bool(units.all()) for units in keep.values()) and embedding_rank(self.model) is None
 
     def _folded(self, keep: Keep) -> Masks | None:
         """Soft masks of the units that stay, if the pruner has such."""
@@ -294,36 +302,39 @@ class Trainer:
 
     def _restart_or_continue(self, small: PreTrainedModel, keep: Keep) -> None:
         how = self.config.at_extraction or self.pruner.at_extraction
+        cuts, dense = parameter_cuts(self.model, keep) if how == "continue" else {}, self.optimisation
+        self.model = small
         # Moments of single weights that are gone must not move them again: their optimiser always starts anew.
         if how == "restart" or not self.phases.search or WEIGHT in keep:
-            self.model = small
             self._set_optimizer(self.phases.recovery if self.phases.search else self.phases.total, recovery=True)
-            return
-        state = sliced_states(self.optimizer, self.model, parameter_cuts(self.model, keep))
-        schedule = self.scheduler.state_dict()
-        self.model = small
-        self._set_optimizer(self.phases.total)
-        load_states(self.optimizer, small, state)
-        self.scheduler.load_state_dict(schedule)
-        for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
-            group["lr"] = rate
+        else:
+            self.optimisation = dense.continued(small, cuts)
 
-    def _recover(self, keep: Keep) -> int:
+    def _recover(self) -> int:
+        assert self.keep is not None
         view = Observed(self.model, self.distiller.needs)
-        held = hold_zeros(self.model, keep)
-        best = Best(self.hooks.select)
-        per_epoch = math.ceil(len(self.train) / self.config.batch_size)
+        held = hold_zeros(self.model, self.keep)
         self.model.train()
-        for step in range(1, self.phases.recovery + 1):
+        while self.step < self.phases.total:
             self._step("recovery", view, None)
-            if self.hooks.select and (step % per_epoch == 0 or step == self.phases.recovery):
-                best.offer(self.step, self.model, self._evaluate())
-                self.model.train()
         view.remove()
         for handle in held:
             handle.remove()
-        self._log.flush("recovery", self.step, self._rate)
-        return best.restore(self.model) or self.step
+        self._log.flush("recovery", self.step, self.optimisation.rate)
+        return self._best.restore(self.model) or self.step
+
+    def _offer(self) -> None:
+        """Evaluate at the end of each recovery epoch, if the best weights are to be kept."""
+        done = self.step - self.phases.before - self.phases.search
+        if self.hooks.select is None or done <= 0:
+            return
+        if done % self._per_epoch == 0 or done == self.phases.recovery:
+            self._best.offer(self.step, self.model, self._evaluate())
+            self.model.train()
+
+    @property
+    def _per_epoch(self) -> int:
+        return math.ceil(len(self.train) / self.config.batch_size)
 
     def _evaluate(self) -> Any:
         assert self.hooks.evaluate is not None, "selection needs Hooks.evaluate"
@@ -339,13 +350,19 @@ class Trainer:
         gradients = self._backward(total, weighted, masks)
         if search_step is not None and masks is not None and gradients:
             self.pruner.observe(search_step, masks, gradients)
-        self._update()
+        self.optimisation.update()
+        for optimizer in self.pruner.optimizers():
+            optimizer.step()
+            optimizer.zero_grad()
         self.step += 1
         self._log.add(parts, total)
         if self.step % LOG_EVERY == 0:
             scheduled = self.pruner.sparsity(search_step) if search_step is not None else None
-            self._log.flush(phase, self.step, self._rate, scheduled)
+            self._log.flush(phase, self.step, self.optimisation.rate, scheduled)
         self.hooks.progress(phase, self.step, self.phases.total)
+        if phase == "recovery":
+            self._offer()
+        self.hooks.stepped(self)
 
     def weighted(self, parts: Losses) -> Losses:
         """Loss parts times their weights in the total."""
@@ -375,26 +392,10 @@ class Trainer:
         total.backward()
         return dict(zip(masks, found, strict=True))
 
-    def _update(self) -> None:
-        nn.utils.clip_grad_norm_(self._parameters, self.config.clip_norm)
-        self.optimizer.step()
-        self.scheduler.step()
-        for optimizer in self.pruner.optimizers():
-            optimizer.step()
-            optimizer.zero_grad()
-        if not self.config.carry_weight_grads:
-            self.optimizer.zero_grad()
-
     def _set_optimizer(self, steps: int, recovery: bool = False) -> None:
         """New AdamW and new schedule over `steps` for the current model and the distiller's maps."""
         config = recovery_settings(self.config) if recovery else self.config
-        self._parameters = [*self.model.parameters(), *self.distiller.parameters()]
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self._parameters, config.weight_decay), lr=config.learning_rate, fused=True
-        )
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: learning_rate_factor(step, steps, config)
-        )
+        self.optimisation = Optimisation(self.model, self.distiller.parameters(), steps, config)
 
     def _teacher_viewer(self, teacher: PreTrainedModel | None) -> Viewer | None:
         needs = self.distiller.needs
@@ -408,23 +409,18 @@ class Trainer:
             return cached_views(live, teacher, self.train, needs, self.device, self.precision)
         return live
 
-    def _endless_batches(self) -> Iterator[Batch]:
-        epoch = 0
+    def _batches_from(self, step: int) -> Iterator[Batch]:
+        """Batches of the steps from `step` on, epoch after epoch."""
+        epoch, done = divmod(step, self._per_epoch)
         while True:
-            for indices in epoch_batches(self.train, self.config.batch_size, generator(self.seed, "order", epoch)):
+            order = epoch_batches(self.train, self.config.batch_size, generator(self.seed, "order", epoch))
+            for indices in order[done:]:
                 yield self.train.batch(indices).to(self.device)
-            epoch += 1
+            epoch, done = epoch + 1, 0
 
     def autocast(self) -> torch.autocast:
         """Context of the forward pass."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
-
-    @property
-    def _rate(self) -> float:
-        return float(self.scheduler.get_last_lr()[0])
-
-    def _timed(self, phase: str) -> "Stopwatch":
-        return Stopwatch(self.seconds, phase)
 
 
 def task_loss(logits: torch.Tensor, labels: torch.Tensor, regression: bool) -> torch.Tensor:
@@ -437,56 +433,6 @@ def flooded(loss: torch.Tensor, level: float) -> torch.Tensor:
     return (loss - level).abs() + level if level else loss
 
 
-def learning_rate_factor(step: int, steps: int, config: TrainingConfig) -> float:
-    """Factor of the learning rate: linear warm-up, then linear decay to 0 at `steps`, or constant."""
-    warm = round(config.warmup * steps)
-    if step < warm:
-        return step / warm
-    if config.decay == "constant":
-        return 1.0
-    return max(0.0, (steps - step) / max(1, steps - warm))
-
-
-def recovery_settings(config: TrainingConfig) -> TrainingConfig:
-    """Settings with the learning rate and decay that the recovery has of its own, if any."""
-    own = {"learning_rate": config.recovery_learning_rate, "decay": config.recovery_decay}
-    return config.model_copy(update={name: value for name, value in own.items() if value is not None})
-
-
-def parameter_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices only: biases and LayerNorm are vectors."""
-    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
-    vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-
-
-def sliced_states(
-    optimizer: torch.optim.Optimizer, model: nn.Module, cuts: dict[str, Cuts]
-) -> dict[str, dict[str, Any]]:
-    """Optimiser state by parameter name, cut to what extraction keeps of each parameter."""
-    states = {}
-    for name, parameter in model.named_parameters():
-        state = dict(optimizer.state.get(parameter, {}))
-        states[name] = {key: _sliced(value, parameter, cuts.get(name, {})) for key, value in state.items()}
-    return states
-
-
-def _sliced(value: Any, parameter: nn.Parameter, cuts: Cuts) -> Any:
-    """Slice a state tensor of the parameter's shape; step counters stay as they are."""
-    if not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
-        return value
-    for dim, cut in cuts.items():
-        value = cut.apply(value, dim)
-    return value
-
-
-def load_states(optimizer: torch.optim.Optimizer, model: nn.Module, states: dict[str, dict[str, Any]]) -> None:
-    """Counterpart of `sliced_states` for the small model."""
-    for name, parameter in model.named_parameters():
-        if states[name]:
-            optimizer.state[parameter] = states[name]
-
-
 def without_gradient(view: Viewer, autocast: Callable[[], torch.autocast]) -> Viewer:
     """A viewer whose forward pass keeps no graph."""
 
@@ -497,80 +443,12 @@ def without_gradient(view: Viewer, autocast: Callable[[], torch.autocast]) -> Vi
     return run
 
 
-class Best:
-    """Keeps the best weights seen so far, if there is a rule to compare them by."""
-
-    def __init__(self, rule: Callable[[Any], float] | None) -> None:
-        self._rule = rule
-        self._value = -math.inf
-        self._step: int | None = None
-        self._weights: dict[str, torch.Tensor] = {}
-
-    def offer(self, step: int, model: nn.Module, scores: Any) -> None:
-        assert self._rule is not None
-        value = self._rule(scores)
-        if value <= self._value:
-            return
-        self._value, self._step = value, step
-        self._weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-    def restore(self, model: nn.Module) -> int | None:
-        """Put the best weights back; returns the step they come from."""
-        if self._step is not None:
-            model.load_state_dict(self._weights)
-        return self._step
-
-
-class LossLog:
-    """Means of loss parts between two history entries; summed on the device, read once per entry."""
-
-    def __init__(self, log: Callable[[dict[str, Any]], None]) -> None:
-        self._write = log
-        self._start = time.perf_counter()
-        self._reset()
-
-    def _reset(self) -> None:
-        self._sums: Losses = {}
-        self._count = 0
-
-    def add(self, parts: Losses, total: torch.Tensor) -> None:
-        self._count += 1
-        for part, loss in {**parts, "total": total}.items():
-            self._sums[part] = self._sums.get(part, 0.0) + loss.detach()
-
-    def flush(self, phase: str, step: int, rate: float, sparsity: float | None = None) -> None:
-        """Write the means; a loss that is no number any more ends the run here.
-
-        Raises:
-            DataError: naming the first loss part that is NaN or infinite.
-        """
-        if not self._count:
-            return
-        means = {part: float(value) / self._count for part, value in self._sums.items()}
-        for part, value in means.items():
-            if not math.isfinite(value):
-                raise DataError(
-                    f"loss part {part!r} is {value} around step {step} of {phase}: lower the learning rate?"
-                )
-        entry = {
-            "phase": phase,
-            "step": step,
-            "seconds": time.perf_counter() - self._start,
-            "lr": rate,
-            "losses": means,
-        }
-        self._write(entry if sparsity is None else {**entry, "sparsity": sparsity})
-        self._reset()
-
-
-class Stopwatch:
-    """Context that adds its wall time to `seconds[phase]`."""
-
-    def __init__(self, seconds: dict[str, float], phase: str) -> None:
-        self._seconds, self._phase = seconds, phase
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._seconds[self._phase] = self._seconds.get(self._phase, 0.0) + time.perf_counter() - self._start
+def _on_device(value: Any, device: torch.device) -> Any:
+    """Tensors inside plain data moved to `device`; states of random generators (bytes) stay on the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value if value.dtype == torch.uint8 else value.to(device)
+    if isinstance(value, dict):
+        return {key: _on_device(item, device) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_on_device(item, device) for item in value)
+    return value

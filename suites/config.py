@@ -12,9 +12,9 @@ from gppdfd.budget import Count, Target
 from gppdfd.files import canonical_json, hash_text
 from gppdfd.interface import Method, parse_method
 from gppdfd.models import load_structure, model_content
+from gppdfd.settings import Precision, TrainingConfig
 from gppdfd.structure import Structure
 from gppdfd.tasks import load_task, task_spec
-from gppdfd.training import Precision, TrainingConfig
 
 SCHEMA = 1
 """Version of run ids and records; raised when old records can no longer be compared with new ones."""

@@ -27,6 +27,7 @@ from gppdfd.errors import DataError
 from gppdfd.evaluation import Evaluation, evaluate
 from gppdfd.files import hash_text, write_atomically, write_json, write_text
 from gppdfd.interface import Setting
+from gppdfd.logbook import Timings
 from gppdfd.measure import latencies
 from gppdfd.models import load_encoder, load_tokenizer
 from gppdfd.passes import Shape, longest_input
@@ -36,7 +37,7 @@ from gppdfd.tasks import TaskData, TaskSpec, load_task
 from gppdfd.tasks.encoding import EncodedTask, encode
 from gppdfd.tasks.metrics import majority
 from gppdfd.timing import TimingConfig, pooled, ratio
-from gppdfd.training import Hooks, Stopwatch, Trained, Trainer
+from gppdfd.training import Hooks, Trained, Trainer
 from suites.config import SCHEMA, RunConfig
 from suites.store import Progress
 
@@ -66,7 +67,7 @@ class Run:
     ) -> None:
         self.config, self.folder, self.store, self.report = config, folder, store_root, report
         self.started = time.perf_counter()
-        self.seconds: dict[str, float] = {}
+        self.timings = Timings()
         self.history: list[dict[str, Any]] = []
         self.device = prepare_device(config)
         self.data, self.encoded = self._read_data(data_dir)
@@ -76,12 +77,12 @@ class Run:
     def execute(self) -> None:
         """Train, evaluate, write all files."""
         trainer = self._trainer()
-        self.seconds["start"] = time.perf_counter() - self.started
+        self.timings.seconds["start"] = time.perf_counter() - self.started
         trained = trainer.run()
-        self.seconds |= trained.seconds
-        with Stopwatch(self.seconds, "evaluation"):
+        self.timings.seconds |= trained.seconds
+        with self.timings.phase("evaluation"):
             evaluations = self._evaluate(trained.model)
-        with Stopwatch(self.seconds, "saving"):
+        with self.timings.phase("saving"):
             self._save(trained, evaluations)
         write_json(self.folder / "record.json", self._record(trained, evaluations, trainer.setting))
 
@@ -180,7 +181,7 @@ class Run:
             "kept": kept_counts(setting.structure, trained.keep),
             "agreement": trained.agreement,
             "data": self._data_entry(),
-            "timings": {**self.seconds, "total": time.perf_counter() - self.started},
+            "timings": {**self.timings.seconds, "total": time.perf_counter() - self.started},
             "steps": vars(trained.phases),
             "scoring_passes": trained.scoring_passes,
             "notes": trained.notes,

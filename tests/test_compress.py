@@ -28,11 +28,12 @@ from gppdfd.latency import Curve, LatencyTable, layer_sizes
 from gppdfd.passes import Shape
 from gppdfd.progress import PlainProgress, RichProgress
 from gppdfd.pruned import kept, load_pruned
+from gppdfd.settings import TrainingConfig
 from gppdfd.structure import structure_of
 from gppdfd.tasks.micro import MODEL
 from gppdfd.tasks.table import named_rows, read_table, table_of
 from gppdfd.timing import machine
-from gppdfd.training import Trainer, TrainingConfig
+from gppdfd.training import Trainer
 from tests.tiny import tiny_model
 
 TOKENIZER = AutoTokenizer.from_pretrained(MODEL)

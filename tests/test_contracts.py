@@ -5,24 +5,30 @@ One short run per combination serves all its contracts.
 
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import PreTrainedModel
 
 from gppdfd.budget import Target, parameters, prunable, sparsity
+from gppdfd.checkpoint import State, load_checkpoint, save_checkpoint
 from gppdfd.extraction import extract
 from gppdfd.interface import distillers, parse_method, pruners
 from gppdfd.masks import masked
 from gppdfd.pruned import load_pruned, save
+from gppdfd.settings import TrainingConfig
 from gppdfd.structure import structure_of
-from gppdfd.training import Hooks, Trained, Trainer, TrainingConfig
+from gppdfd.training import Hooks, Trained, Trainer
 from gppdfd.views import Observed
 from tests.tiny import MODEL_TYPES, linear_parameters, tiny_data, tiny_model
 
 PAIRS = [f"{pruner}+{distiller}" for pruner in sorted(pruners()) for distiller in sorted(distillers())]
 ELSEWHERE = [f"{name}+logits" for name in sorted(pruners())] + [f"magnitude+{name}" for name in sorted(distillers())]
 """What is tried on architectures other than BERT."""
+
+RESUMED = sorted({f"{name}+logits" for name in pruners()} | {f"random+{name}" for name in distillers()})
+"""Pairs that are stopped and resumed in every run of the tests."""
 
 SETTINGS = TrainingConfig(batch_size=8, learning_rate=1e-3, search_epochs=2, recovery_epochs=2)
 
@@ -43,7 +49,13 @@ def reachable_target(pruner: str) -> Target:
 
 
 def train(
-    pair: str, labels: int = 3, seed: int = 1, config: TrainingConfig = SETTINGS, model_type: str = "bert"
+    pair: str,
+    labels: int = 3,
+    seed: int = 1,
+    config: TrainingConfig = SETTINGS,
+    model_type: str = "bert",
+    hooks: Hooks | None = None,
+    state: State | None = None,
 ) -> Outcome:
     method = parse_method(pair)
     pruner, distiller = method.build()
@@ -60,9 +72,9 @@ def train(
         target=target,
         seed=seed,
         regression=labels == 1,
-        hooks=Hooks(log=history.append),
+        hooks=hooks or Hooks(log=history.append),
     )
-    return Outcome(trainer.run(), student, target, history)
+    return Outcome(trainer.run(state), student, target, history)
 
 
 @cache
@@ -181,6 +193,39 @@ def test_masked_and_extracted_student_give_one_view(name: str) -> None:
         )
     for masked_value, small_value in zip(*gradients, strict=True):
         torch.testing.assert_close(masked_value, small_value, rtol=1e-10, atol=1e-12)
+
+
+def interrupted(pair: str, stop: int, folder: Path) -> Trained:
+    """A run that is stopped after step `stop`, and goes on in a fresh trainer from the file it left."""
+
+    def checkpoint(trainer: Trainer) -> None:
+        if trainer.step == stop:
+            save_checkpoint(folder, stop, trainer.state_dict())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(pair, hooks=Hooks(stepped=checkpoint))
+    torch.manual_seed(99)
+    return train(pair, state=load_checkpoint(folder)).trained
+
+
+@pytest.mark.parametrize("stop", [1, 7, 10, 13])
+@pytest.mark.parametrize("pair", RESUMED)
+def test_a_stopped_run_ends_with_the_bits_of_one_never_stopped(pair: str, stop: int, tmp_path: Path) -> None:
+    """Stopped at the beginning, in the search, before extraction, in the recovery."""
+    whole, resumed = outcome(pair).trained, interrupted(pair, stop, tmp_path)
+    assert all(torch.equal(resumed.keep[kind], units) for kind, units in whole.keep.items())
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], weight), name
+    assert resumed.notes == whole.notes
+    assert resumed.scoring_passes == whole.scoring_passes
+    assert resumed.trace.rows == whole.trace.rows
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair not in RESUMED])
+def test_any_stopped_run_ends_with_the_bits_of_one_never_stopped(pair: str, tmp_path: Path) -> None:
+    test_a_stopped_run_ends_with_the_bits_of_one_never_stopped(pair, 7, tmp_path)
 
 
 @pytest.mark.parametrize("name", sorted(pruners()))

@@ -11,8 +11,8 @@ import torch
 from gppdfd.errors import DataError, UsageError
 from gppdfd.models import load_encoder, load_structure, model_content
 from gppdfd.pruned import load_pruned
+from gppdfd.settings import TrainingConfig
 from gppdfd.tasks import task_spec
-from gppdfd.training import TrainingConfig
 from suites.config import DataConfig, RunConfig
 from suites.execute import execute, load_teacher
 

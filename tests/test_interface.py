@@ -8,20 +8,25 @@ from gppdfd import interface
 from gppdfd.errors import UsageError
 from gppdfd.files import canonical_json, hash_text
 from gppdfd.interface import Distiller, Method, distillers, named_methods, parse_method, pruners, register_pruner
-from gppdfd.training import TrainingConfig
+from gppdfd.settings import TrainingConfig
 
 # A default that changes makes other results under the same name. When this test fails, raise the REVISION
 # (`revision`) of the class, or the schema version for training settings, and pin the new hash here.
 DEFAULTS = {
     "training": "456888e27f",
     "pruner depth r1": "e55b999fae",
+    "pruner cap-f r1": "3b892c90ad",
+    "pruner first-order r1": "dea94a4a13",
     "pruner gpp r1": "02af597f28",
+    "pruner grain r1": "0ab7e3ddea",
     "pruner l0 r1": "6a72b83886",
     "pruner magnitude r1": "409f6a1dca",
     "pruner none r1": "44136fa355",
     "pruner random r1": "409f6a1dca",
+    "distiller contrastive r1": "d58d2b0632",
     "distiller dfd r1": "7cf8285a26",
     "distiller fcd r1": "2216fb8d93",
+    "distiller grain r1": "d3bea72676",
     "distiller layerwise r1": "1bbfdb1443",
     "distiller logits r1": "bc982ffe51",
     "distiller none r1": "fb6a992811",

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from gppdfd.interface import named_methods, parse_method
+from gppdfd.settings import TrainingConfig
 from gppdfd.tasks import TASK_NAMES
-from gppdfd.training import TrainingConfig
 from suites.grid import Request, expand, load_suite
 from suites.recipes import NONE, recipe_file, recipe_for, recipe_names
 

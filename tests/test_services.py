@@ -9,9 +9,10 @@ from gppdfd.budget import Target
 from gppdfd.errors import UsageError
 from gppdfd.interface import LOSS_PARTS, DistillerConfig, Loop, distillers, pruners
 from gppdfd.masks import masked
+from gppdfd.settings import Phases, TrainingConfig, plan_phases
 from gppdfd.structure import Masks, structure_of
-from gppdfd.training import Phases, Trainer, TrainingConfig, plan_phases, task_loss
-from gppdfd.views import Observed
+from gppdfd.training import Trainer, task_loss
+from gppdfd.views import Observed, View
 from tests.tiny import MODEL_TYPES, tiny_data, tiny_model
 
 CONFIG = TrainingConfig(batch_size=8, learning_rate=1e-3, search_epochs=2, recovery_epochs=1, flooding=0)
@@ -98,9 +99,12 @@ def test_a_part_of_the_batches_is_spread_over_the_training_set() -> None:
 
 class Encoding(Asking):
     def ask(self, loop: Loop) -> None:
-        self.student, self.again = loop.sentences(), loop.sentences()
-        self.noisy, self.teacher = loop.sentences(training_mode=True), loop.sentences("teacher")
-        self.labels, self.examples = loop.labels, loop.examples
+        def read(view: View) -> torch.Tensor:
+            return view.sentence
+
+        self.student, self.again = loop.encodings(read, "student"), loop.encodings(read, "student")
+        self.teacher = loop.encodings(read, "teacher")
+        self.labels, self.examples, self.batches = loop.labels, loop.examples, loop.batches
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
@@ -123,7 +127,7 @@ def test_sentences_are_what_the_classifier_reads(model_type: str) -> None:
     assert pruner.student.dtype == torch.float32
     assert not pruner.student.requires_grad
     assert torch.equal(pruner.labels, tiny_data().labels)
-    assert pruner.examples == 40
+    assert (pruner.examples, pruner.batches) == (40, 5)
 
 
 class Counting(Silent):
@@ -151,7 +155,7 @@ class Restarting(Random):
 def test_a_pruner_may_start_the_schedule_anew() -> None:
     rates = []
     trainer = Trainer(tiny_model(), Restarting(), Silent(), tiny_data(), CONFIG, target=Target(0.5))
-    trainer.hooks.progress = lambda phase, step, steps: rates.append(trainer.scheduler.get_last_lr()[0])
+    trainer.hooks.progress = lambda phase, step, steps: rates.append(trainer.optimisation.rate)
     trainer.run()
     assert rates[:10] == pytest.approx([1e-3 * share for share in (0.8, 0.6, 0.4, 0.2, 0.0) * 2])
 
@@ -196,7 +200,7 @@ def test_recovery_may_have_a_learning_rate_of_its_own() -> None:
     config = CONFIG.model_copy(update={"recovery_learning_rate": 5e-4, "recovery_decay": "constant"})
     rates = []
     trainer = Trainer(tiny_model(), Random(), Silent(), tiny_data(), config, target=Target(0.5))
-    trainer.hooks.progress = lambda phase, step, steps: rates.append((phase, trainer.scheduler.get_last_lr()[0]))
+    trainer.hooks.progress = lambda phase, step, steps: rates.append((phase, trainer.optimisation.rate))
     trainer.run()
     assert {rate for phase, rate in rates if phase == "recovery"} == {5e-4}
     assert max(rate for phase, rate in rates if phase == "search") < 1e-3

@@ -9,19 +9,11 @@ from gppdfd.extraction import extract
 from gppdfd.gpp import GPP, GPPConfig
 from gppdfd.interface import distillers, pruners
 from gppdfd.masks import MaskedEncoder
-from gppdfd.structure import Keep, structure_of
+from gppdfd.optimisation import learning_rate_factor
+from gppdfd.settings import Phases, TrainingConfig, plan_phases
+from gppdfd.structure import structure_of
 from gppdfd.teacher import cached_views
-from gppdfd.training import (
-    Hooks,
-    Phases,
-    Trainer,
-    TrainingConfig,
-    flooded,
-    learning_rate_factor,
-    plan_phases,
-    task_loss,
-    without_gradient,
-)
+from gppdfd.training import Hooks, Trainer, flooded, task_loss, without_gradient
 from gppdfd.views import Observed
 from tests.tiny import tiny_data, tiny_model
 
@@ -134,14 +126,16 @@ def test_continue_follows_masked_training(name: str) -> None:
     masked_run = trainer(
         name, "one-to-one", student=tiny_model().double(), teacher=tiny_model(seed=9).double(), **options
     )
-    masked_run._extract = lambda keep: setattr(masked_run, "fixed", MaskedEncoder(masked_run.model))  # type: ignore[method-assign]
     recover = masked_run._recover
 
-    def recover_masked(kept: Keep) -> int:
-        masked_run.fixed.masks = {kind: units.double() for kind, units in keep.items()}
-        trained_steps = recover(kept)
-        masked_run.fixed.remove()
+    def recover_masked() -> int:
+        fixed = MaskedEncoder(masked_run.model)
+        fixed.masks = {kind: units.double() for kind, units in keep.items()}
+        trained_steps = recover()
+        fixed.remove()
         return trained_steps
+
+    masked_run._extract = lambda keep: setattr(masked_run, "keep", keep)  # type: ignore[method-assign]
 
     masked_run._recover = recover_masked  # type: ignore[method-assign]
     reference = masked_run.run().model

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
+from gppdfd.factorise import WIDENING, FactorisedEmbedding
 from gppdfd.tasks.base import Batch
 
 if TYPE_CHECKING:
@@ -213,8 +214,11 @@ class Adapter(ABC):
         """Every module of `model` that units cut."""
         owner = type(model).__name__
         for path, module in model.named_modules():
-            site = self._site(f"{owner}:{path}")
-            if site is not None and getattr(module, "weight", None) is not None:
+            # Of a factorised embedding, the map has the site: the narrow table has no hidden dims.
+            site = self._site(f"{owner}:{path.removesuffix(f'.{WIDENING}')}")
+            if site is None or isinstance(module, FactorisedEmbedding):
+                continue
+            if getattr(module, "weight", None) is not None:
                 yield Place(path, module, site, _layer_index(path), isinstance(module, Conv1D))
 
     def maps(self, model: nn.Module) -> list[Place]:

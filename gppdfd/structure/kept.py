@@ -59,19 +59,29 @@ class KeptLayer(_Part):
 
 
 class Kept(_Part):
-    """Structure of a pruned model; `hidden` None: all hidden dims."""
+    """Structure of a pruned model; None: all hidden dims, and word embeddings that are one table."""
 
     format: Literal[2] = 2
     hidden: Indices | None = None
+    embedding_rank: Annotated[int, Field(ge=1)] | None = None
     layers: list[KeptLayer]
 
 
-def describe(structure: Structure, keep: Keep) -> dict[str, Any]:
-    """A keep as the plain data of config.json. Which FFN dims they were is not told: nothing depends on it."""
+def describe(structure: Structure, keep: Keep, embedding_rank: int | None = None) -> dict[str, Any]:
+    """A keep as the plain data of config.json. Which FFN dims they were is not told: nothing depends on it.
+
+    `embedding_rank` is told only where the word embeddings are factorised.
+    """
     settled = structure.settled(keep)
     layers = [_describe_layer(settled, layer) for layer in range(structure.layers)]
     hidden = None if settled["hidden"].all() else _indices(settled["hidden"])
-    return Kept.model_construct(hidden=hidden, layers=layers).model_dump(mode="json", exclude_none=False)
+    description = Kept.model_construct(hidden=hidden, layers=layers).model_dump(mode="json", exclude={"embedding_rank"})
+    return description if embedding_rank is None else description | {"embedding_rank": embedding_rank}
+
+
+def described_rank(description: dict[str, Any]) -> int | None:
+    """Rank of the word embeddings in a description that `read` accepts; None where they are one table."""
+    return description.get("embedding_rank")
 
 
 def read(description: Any, structure: Structure, name: str) -> Keep:
@@ -117,6 +127,8 @@ def _describe_attention(settled: Keep, layer: int) -> KeptAttention:
 def _keep(kept: Kept, structure: Structure) -> Keep:
     if len(kept.layers) != structure.layers:
         raise ValueError(f"{len(kept.layers)} layers, the model has {structure.layers}")
+    if (kept.embedding_rank or 0) > structure.hidden:
+        raise ValueError(f"embeddings of rank {kept.embedding_rank}, the model has {structure.hidden} hidden dims")
     keep = structure.keep_all(("head", "qk", "vo", "ffn", "hidden", "mha_layer", "ffn_layer"))
     if kept.hidden is not None:
         keep["hidden"] = _chosen(kept.hidden, structure.hidden)
