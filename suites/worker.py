@@ -57,6 +57,14 @@ class Channel:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended: the event to tell, and what belongs to it."""
+
+    event: str
+    content: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Worker:
     """What all runs of this process have in common."""
 
@@ -80,30 +88,31 @@ class Worker:
         """
         self.channel.send("started")
         try:
-            made = claim(self.store, run_id)
-            if made is None:
-                self.channel.send("busy")
-                return True
-            return self._hold(made, config)
-        except OSError as error:
-            self.channel.send("unwritable", reason=error.strerror or str(error))
-            return True
+            outcome = self._outcome(run_id, config)
+        except Stopped:
+            self.channel.send("stopped")
+            raise
+        self.channel.send(outcome.event, **outcome.content)
+        return outcome.event != "failed"
 
-    def _hold(self, made: Claim, config: dict[str, Any]) -> bool:
+    def _outcome(self, run_id: str, config: dict[str, Any]) -> Outcome:
+        try:
+            made = claim(self.store, run_id)
+            return self._hold(made, config) if made else Outcome("busy")
+        except OSError as error:
+            return Outcome("unwritable", {"reason": error.strerror or str(error)})
+
+    def _hold(self, made: Claim, config: dict[str, Any]) -> Outcome:
         """Do a run that is ours now, and give it back whatever happens."""
         try:
             with _log_to(self.store.log(made.run_id)):
                 return self._attempt(made, config)
         except ClaimLostError:
-            self.channel.send("busy")
-            return True
-        except Stopped:
-            self.channel.send("stopped")
-            raise
+            return Outcome("busy")
         finally:
             made.release()
 
-    def _attempt(self, made: Claim, config: dict[str, Any]) -> bool:
+    def _attempt(self, made: Claim, config: dict[str, Any]) -> Outcome:
         started = time.monotonic()
         try:
             made.start(config)
@@ -114,10 +123,8 @@ class Worker:
         except ClaimLostError:
             raise
         except (Exception, SystemExit) as error:
-            self._fail(made, error)
-            return False
-        self.channel.send("done", seconds=seconds)
-        return True
+            return _failed(made, error)
+        return Outcome("done", {"seconds": seconds})
 
     def _execute(self, made: Claim, config: dict[str, Any], heartbeat: Heartbeat) -> float:
         """Do the run; returns the seconds that earlier attempts gave to it."""
@@ -131,14 +138,14 @@ class Worker:
         self.execute(settings, made.work, self.store.root, self.data_dir, report, checkpoints)
         return checkpoints.earlier
 
-    def _fail(self, made: Claim, error: BaseException) -> None:
-        """Mark the run as failed, unless the disk is to blame."""
-        logging.error("the run failed", exc_info=error)
-        if (why := storage_trouble(error)) is not None:
-            self.channel.send("unwritable", reason=why)
-            return
-        made.fail("error", describe(error), "".join(traceback.format_exception(error)))
-        self.channel.send("failed", reason=describe(error))
+
+def _failed(made: Claim, error: BaseException) -> Outcome:
+    """Mark a run as failed, unless the disk is to blame."""
+    logging.error("the run failed", exc_info=error)
+    if (why := storage_trouble(error)) is not None:
+        return Outcome("unwritable", {"reason": why})
+    made.fail("error", describe(error), "".join(traceback.format_exception(error)))
+    return Outcome("failed", {"reason": describe(error)})
 
 
 def describe(error: BaseException) -> str:

@@ -3,7 +3,9 @@
 The method `walk` goes through steps with checkpoints; what it ends with tells whether a step was lost or done twice.
 """
 
+import errno
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -106,10 +108,12 @@ def execute(
     """Write a record; fail, die or take long where the method says so, or a file `fail-TASK` in the store."""
     print(f"printed by {config.run_id}")
     report(Progress("search", 1, 2))
-    act = config.method.partition("+")[0]
+    act = re.split(r"[+(]", config.method)[0]
     walked = walk(config.run_id, report, checkpoints) if act == "walk" else Walk(value=config.run_id)
     if act == "fail" or (config.is_teacher and (store_root / f"fail-{config.task}").exists()):
         raise DataError(f"{config.task} cannot be learnt")
+    if act == "full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if act == "die":
         os._exit(7)
     if act in ("slow", "brief"):
@@ -138,6 +142,8 @@ def walk(start: str, report: Callable[[Progress], None], checkpoints: Checkpoint
         now.resumed += 1
     steps = int(os.environ.get("WALK_STEPS", "20"))
     with checkpoints.steps():
+        print("begins")
+        sys.stdout.flush()
         while now.step < steps:
             time.sleep(float(os.environ.get("WALK_SECONDS", "0.02")))
             now.value, now.step = hash_text(now.value), now.step + 1
