@@ -19,9 +19,10 @@ from suites.display import Display, Estimate, PlainDisplay
 from suites.local import LocalLauncher, LocalSettings, usable_gpus
 from suites.plan import PlannedRun
 from suites.slurm.order import Order
-from suites.store import State, Store
+from suites.store import State
 
 ANNOUNCED, CANCELLED = signal.SIGUSR2, signal.SIGTERM
+STOP_WORKER = signal.SIGUSR1
 # Slurm announces the end of a job up to a minute before it was asked to.
 EARLY_SECONDS = 60.0
 # After a bare SIGTERM the job waits for its end, which Slurm brings within KillWait or the partition's GraceTime.
@@ -59,24 +60,30 @@ def do_runs(order: Order, run_ids: Sequence[str], display: Display) -> None:
     """Do runs with the workers that this job has room for.
 
     Raises:
-        KeyboardInterrupt: as a signal asked for; the runs under way were given back.
-        DataError: workers cannot start.
+        KeyboardInterrupt: as a signal asked for; the runs under way were given back with their checkpoints.
+        DataError: workers cannot start, or the store cannot be written.
     """
-    store, gpus = Store(order.store), usable_gpus()
-    runs = list(ready(store, order, run_ids))
-    jobs = len(gpus) or max(1, order.cpus // max((run.threads for run in runs), default=1))
+    runs, gpus = list(ready(order, run_ids)), usable_gpus()
+    room = len(gpus) or max(1, order.cpus // max((run.threads for run in runs), default=1))
     settings = LocalSettings(
-        store, order.data_dir, min(jobs, len(run_ids)), gpus, order.execute, interpreter=order.interpreter
+        order.runs_store,
+        order.data_dir,
+        min(room, len(run_ids)),
+        gpus,
+        order.execute,
+        order.checkpoint_every,
+        order.interpreter,
+        STOP_WORKER,
     )
     LocalLauncher(runs, settings, display).run()
 
 
-def ready(store: Store, order: Order, run_ids: Sequence[str]) -> Iterator[PlannedRun]:
+def ready(order: Order, run_ids: Sequence[str]) -> Iterator[PlannedRun]:
     """Runs whose teacher has ended, and those teachers: one that failed blocks its students.
 
     A teacher that has neither a result nor a failure was cancelled: its students stay missing for the next launch.
     """
-    teachers: dict[str, PlannedRun] = {}
+    store, teachers = order.runs_store, dict[str, PlannedRun]()
     for run in (order.runs[run_id] for run_id in run_ids):
         if run.teacher and store.state(run.teacher) in (State.MISSING, State.STALE):
             print(f"left out: {run.title}: its teacher {run.teacher} has no result", flush=True)
@@ -93,7 +100,7 @@ def charge_time_limit(order: Order, run_ids: Sequence[str]) -> None:
         met = order.count_time_limit(run_id)
         if met > order.time_limits:
             reason = f"met the time limit of {order.minutes} min {met} times; raise time or time_limits in the profile"
-            mark_failed(Store(order.store), run_id, "died", reason)
+            mark_failed(order.runs_store, run_id, "died", reason)
 
 
 @dataclass
@@ -136,9 +143,9 @@ class Signals:
 
 
 def worker_command(container: str | None, python: str) -> tuple[str, ...]:
-    """Command line of a worker's Python, which must not hear the signal that Slurm sends to every process of a job.
+    """Command line of a worker's Python, which must not hear the signals that Slurm sends to every process of a job.
 
-    The job hears it, and stops its workers in its own time. An ignored signal stays ignored in programs that are
-    started.
+    The job hears them, and asks its workers once: two requests would stop them before they have saved a checkpoint. An
+    ignored signal stays ignored in programs that are started.
     """
-    return ("sh", "-c", 'trap "" USR2; exec "$@"', "worker", *shlex.split(container or ""), python)
+    return ("sh", "-c", 'trap "" TERM USR2; exec "$@"', "worker", *shlex.split(container or ""), python)

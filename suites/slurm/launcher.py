@@ -16,6 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from gppdfd.errors import DataError, UsageError
+from suites.checkpoints import EVERY_SECONDS
 from suites.claims import mark_failed
 from suites.display import Display
 from suites.plan import PlannedRun
@@ -55,6 +56,7 @@ class SlurmSettings:
     name: str = "suite"
     data_dir: Path | None = None
     execute: str = EXECUTE
+    checkpoint_every: float = EVERY_SECONDS
     detach: bool = False
 
 
@@ -234,6 +236,7 @@ class Launch:
         return Order(
             path=self.folder / f"{array.name}.json",
             store=settings.store.root.resolve(),
+            stale_after=settings.store.stale_after,
             data_dir=settings.data_dir.resolve() if settings.data_dir else None,
             execute=settings.execute,
             interpreter=worker_command(profile.container, profile.python or sys.executable),
@@ -241,6 +244,7 @@ class Launch:
             minutes=array.resources.time,
             grace=array.resources.grace,
             time_limits=profile.time_limits,
+            checkpoint_every=settings.checkpoint_every,
             runs=runs | teachers,
         )
 

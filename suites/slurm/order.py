@@ -29,14 +29,16 @@ class Order:
         path: the file that it is in.
         runs: by id, the runs of the array and their teachers.
         interpreter: command line of the workers' Python.
-        workers: how many workers a job without GPUs has.
+        cpus: how many the job has, for workers where it has no GPUs.
         minutes: time limit of a job.
         grace: seconds before it at which the job is told.
         time_limits: how many of them a run may meet.
+        checkpoint_every, stale_after: seconds, as for a local launch.
     """
 
     path: Path
     store: Path
+    stale_after: float
     data_dir: Path | None
     execute: str
     interpreter: tuple[str, ...]
@@ -44,7 +46,12 @@ class Order:
     minutes: int
     grace: int
     time_limits: int
+    checkpoint_every: float
     runs: Mapping[str, PlannedRun]
+
+    @property
+    def runs_store(self) -> Store:
+        return Store(self.store, self.stale_after)
 
     def write(self) -> None:
         content = {name: value for name, value in vars(self).items() if name not in ("path", "runs")}
