@@ -224,7 +224,7 @@ class Launch:
         order = self.order(array)
         order.write()
         jobs = [Job(order.path, tuple(run.run_id for run in job)) for job in array.jobs]
-        ids = self._sbatch(jobs, parameters(array, self.name, self.code, numbers, self.settings.profile))
+        ids = self._sbatch(array, jobs, parameters(array, self.name, self.code, numbers, self.settings.profile))
         note_submitted(order.path, self.name, dict(zip(ids, (job.run_ids for job in jobs), strict=True)))
         logs = (self.folder / "log" / f"{job}_0_log.out" for job in ids)
         return [Submitted(job, self.name, time.time(), log) for job, log in zip(ids, logs, strict=True)]
@@ -248,7 +248,7 @@ class Launch:
             runs=runs | teachers,
         )
 
-    def _sbatch(self, jobs: Sequence[Job], wanted: Mapping[str, Any]) -> list[str]:
+    def _sbatch(self, array: Array, jobs: Sequence[Job], wanted: Mapping[str, Any]) -> list[str]:
         import submitit
 
         with outside_of_jobs():
@@ -257,7 +257,10 @@ class Launch:
             try:
                 return [str(job.job_id) for job in executor.submit_array(jobs)]
             except submitit.core.utils.FailedJobError as error:
-                raise DataError(f"sbatch refuses the jobs; those before go on. {_last_line(error)}") from None
+                told = " ".join(str(error).split())
+                raise DataError(
+                    f"the cluster refuses {array.name}; what was submitted before goes on. {told}"
+                ) from None
 
 
 def parameters(array: Array, name: str, code: Path, numbers: Mapping[str, str], profile: Profile) -> dict[str, Any]:
@@ -354,7 +357,3 @@ def _jobs(made: Sequence[Submitted]) -> str:
 
 def _listed(numbers: Sequence[str], separator: str = ", ") -> str:
     return separator.join(numbers)
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1]
