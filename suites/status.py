@@ -4,11 +4,14 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from suites.store import State, Store
+
+if TYPE_CHECKING:
+    from suites.slurm.queue import Queued
 
 Row = dict[str, Any]
 
@@ -21,7 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     store = Store(options.store)
     preset = options.preset or _only_preset(parser, store, options.suite)
+    jobs = _queued(store)
     rows = [_with_state(store, row) for row in _plan(parser, store, options.suite, preset)]
+    rows = [row | {"slurm": jobs[row["run_id"]].told} if row["run_id"] in jobs else row for row in rows]
     if options.json:
         print(json.dumps(_summary(options.suite, preset, store, rows), indent=2))
     else:
@@ -60,6 +65,15 @@ def _nothing_launched(store: Store, what: str) -> str:
     return f"{what} was never launched into {store.root}; launched were: {known}"
 
 
+def _queued(store: Store) -> "Mapping[str, Queued]":
+    """By run id, the job in Slurm's queue; most stores never saw a Slurm."""
+    if not (store.root / "slurm").exists():
+        return {}
+    from suites.slurm.queue import queued_runs
+
+    return queued_runs(store)
+
+
 def _with_state(store: Store, row: Row) -> Row:
     """The plan's row with the state of the run and what belongs to that state."""
     run_id = row["run_id"]
@@ -86,6 +100,8 @@ def _show(suite: str, preset: str, store: Store, rows: Sequence[Row]) -> None:
     counts = Counter(row["state"] for row in rows)
     told = ", ".join(f"{counts[state]} {state}" for state in State if counts[state])
     console.print(f"{suite}, preset {preset}: {told}; runs in {store.root}")
+    if in_queue := Counter(row["slurm"] for row in rows if "slurm" in row):
+        console.print(f"Slurm: {', '.join(f'{in_queue[told]} {told}' for told in sorted(in_queue))}")
     console.print(_table(rows))
     for row in rows:
         if line := _detail(row):

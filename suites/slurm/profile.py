@@ -47,13 +47,16 @@ class Resources(BaseModel):
 
 
 class Override(BaseModel):
-    """Other resources for some runs: those of `tasks` and `role`, where they are given."""
+    """Other resources for some runs: those of `tasks` and `role`, where given. All other keys are resources."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     tasks: tuple[str, ...] = ()
     role: Role | None = None
-    resources: dict[str, Any]
+
+    @property
+    def resources(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
 
     def fits(self, run: PlannedRun) -> bool:
         return (not self.tasks or run.task in self.tasks) and self.role in (None, run.role)
@@ -93,7 +96,7 @@ class Profile(Resources):
     @model_validator(mode="after")
     def _valid_overrides(self) -> "Profile":
         for override in self.overrides:
-            validated(Resources, self._own() | override.resources, "resources")
+            validated(Resources, self._own() | override.resources, "overrides")
         return self
 
     def resources(self, run: PlannedRun) -> Resources:

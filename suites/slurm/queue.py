@@ -68,6 +68,22 @@ def queued_runs(store: Store) -> dict[str, Queued]:
         return {}
 
 
+def cancel_runs(store: Store, run_ids: Iterable[str]) -> list[str]:
+    """Cancel the jobs that are to do some runs, with all that they pack; returns their numbers.
+
+    Running jobs write checkpoints first, so that the next launch goes on from there.
+
+    Raises:
+        DataError: Slurm does not answer.
+    """
+    run_jobs = submitted(store)
+    waiting = alive(queue(), run_jobs)
+    jobs = sorted({run_jobs[run_id].job for run_id in run_ids if run_id in waiting})
+    for start in range(0, len(jobs), BATCH):
+        ask("scancel", *jobs[start : start + BATCH])
+    return jobs
+
+
 def endings(jobs: Collection[str]) -> dict[str, str]:
     """How jobs ended, as the accounting says; without those that it does not know, and empty without accounting."""
     found: dict[str, str] = {}

@@ -263,16 +263,17 @@ def test_what_slurm_refuses_is_an_error_with_its_reason(
         start(plan_of("task=mrpc", "method=alone"), partition="nowhere")
 
 
-def test_jobs_use_the_copy_of_the_sources_the_environment_and_the_container(
-    store: Store, plan_of: PlanOf, start: Callable[..., Noting]
+def test_workers_run_in_the_container_with_the_copy_of_the_sources(
+    store: Store, plan_of: PlanOf, start: Callable[..., Noting], tmp_path: Path
 ) -> None:
+    """A script takes the place of a container's runtime: it is given the command to be run inside."""
+    runtime, seen = tmp_path / "runtime.sh", tmp_path / "seen"
+    runtime.write_text(f'echo "$GIVEN, $PYTHONPATH, $1" > {seen}; exec "$@"\n')
     plan = plan_of("task=mrpc", "sparsity=0.8", "method=alone")
-    keys = {"container": "env INSIDE=yes", "python": sys.executable, "environment": {"GIVEN": "a b"}}
-    start(plan, setup=["echo given: $GIVEN; echo path: $PYTHONPATH"], **keys)
+    start(plan, container=f"sh {runtime}", python=sys.executable, environment={"GIVEN": "a b"})
     assert states(store, plan) == [State.DONE]
-    printed = submitted(store)[plan[0].run_id].log.read_text()
-    assert "given: a b" in printed
-    assert f"path: {store.root}/slurm/code/" in printed
+    assert seen.read_text().startswith(f"a b, {store.root}/slurm/code/")
+    assert seen.read_text().endswith(f", {sys.executable}\n")
 
 
 def test_a_launch_from_inside_a_job(store: Store, suite_file: Path, tmp_path: Path) -> None:
