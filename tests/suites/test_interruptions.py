@@ -25,6 +25,8 @@ from suites.store import CLAIM, HEARTBEAT, State, Store
 from suites.tables import main_table
 from tests.suites.test_run import hear_all_signals, keep_signals  # noqa: F401 (a fixture)
 
+KILLS = 50
+
 ONE_RUN = ("--only", "task=mrpc", "sparsity=0.8", "method=alone")
 """The only run of the small suite without a teacher."""
 
@@ -157,24 +159,25 @@ def test_kills_at_random_moments_lose_nothing(command: Command, store: Store, tm
     _finish(command(root=tmp_path / "whole", WALK_SECONDS="0"))
     expected = tables(Store(tmp_path / "whole"), tmp_path)
     moment, kills = random.Random(7), 0
-    while kills < 50:
+    while kills < KILLS:
         disturbed = Store(store.root / f"after{kills}")
-        kills += _disturb(command, disturbed, moment)
+        kills += _disturb(command, disturbed, moment, KILLS - kills)
         assert tables(disturbed, tmp_path) == expected
         assert_one_result_each(disturbed)
 
 
-def _disturb(command: Command, store: Store, moment: random.Random) -> int:
+def _disturb(command: Command, store: Store, moment: random.Random, most: int) -> int:
     """Launch until all runs are done, while somebody kills; returns how often."""
-    options = ("--jobs", "3", "--retry", "failed", "--checkpoint-every", "0.00001")
+    options = ("--jobs", "2", "--retry", "failed", "--checkpoint-every", "0.00001")
     kills, launcher = 0, command(*options, root=store.root)
     while launcher.poll() != 0:
         if launcher.poll() is not None:
             launcher.communicate()
             launcher = command(*options, root=store.root)
-        time.sleep(moment.uniform(0, 0.6))
-        victim = moment.choice([launcher.pid, *_holders(store)])
-        kills += _kill(victim)
+        elif kills < most and (holders := _holders(store)):
+            time.sleep(moment.uniform(0, 0.3))
+            kills += _kill(moment.choice([launcher.pid, *holders]))
+        time.sleep(0.02)
     launcher.communicate()
     return kills
 
