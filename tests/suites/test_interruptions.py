@@ -25,8 +25,6 @@ from suites.store import CLAIM, HEARTBEAT, State, Store
 from suites.tables import main_table
 from tests.suites.test_run import hear_all_signals, keep_signals  # noqa: F401 (a fixture)
 
-KILLS = 50
-
 ONE_RUN = ("--only", "task=mrpc", "sparsity=0.8", "method=alone")
 """The only run of the small suite without a teacher."""
 
@@ -154,14 +152,19 @@ def test_a_frozen_holder_loses_the_run_and_commits_nothing(command: Command, sto
 # --- killed ---
 
 
-def test_kills_at_random_moments_lose_nothing(command: Command, store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("seed", "most"), [(7, 50), *(pytest.param(seed, 100, marks=pytest.mark.full) for seed in range(3))]
+)
+def test_kills_at_random_moments_lose_nothing(
+    command: Command, store: Store, tmp_path: Path, seed: int, most: int
+) -> None:
     """kill -9 of workers and launchers; the table made in the end is the undisturbed one, byte for byte."""
     _finish(command(root=tmp_path / "whole", WALK_SECONDS="0"))
     expected = tables(Store(tmp_path / "whole"), tmp_path)
-    moment, kills = random.Random(7), 0
-    while kills < KILLS:
+    moment, kills = random.Random(seed), 0
+    while kills < most:
         disturbed = Store(store.root / f"after{kills}")
-        kills += _disturb(command, disturbed, moment, KILLS - kills)
+        kills += _disturb(command, disturbed, moment, most - kills)
         assert tables(disturbed, tmp_path) == expected
         assert_one_result_each(disturbed)
 
