@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gppdfd.errors import DataError
+from gppdfd.errors import DataError, UsageError
 from suites import local
 from suites.claims import claim
 from suites.display import Display, Estimate
@@ -237,6 +237,8 @@ def test_jobs_default_to_gpus_then_cores(plan_of: PlanOf, monkeypatch: pytest.Mo
     assert default_jobs(plan, ()) == 4
     assert default_jobs(plan, ("0", "1")) == 2
     assert default_jobs(plan, ("0", "1"), runs_per_gpu=3) == 6
+    with pytest.raises(UsageError, match="no GPU is visible here; --jobs says"):
+        default_jobs(plan, (), runs_per_gpu=2)
     monkeypatch.setattr(local, "usable_cores", lambda: 1)
     assert default_jobs(plan, ()) == 1
 
