@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gppdfd.errors import DataError
+from gppdfd.errors import DataError, UsageError
 from suites.checkpoints import EVERY_SECONDS
 from suites.claims import give_back, mark_failed, unwritable
 from suites.display import Display
@@ -356,7 +356,13 @@ def usable_gpus() -> tuple[str, ...]:
 
 
 def default_jobs(plan: Sequence[PlannedRun], gpus: Sequence[str], runs_per_gpu: int = 1) -> int:
-    """So many workers per GPU; without one, as many as the cores have room for."""
+    """So many workers per GPU; without one, as many as the cores have room for.
+
+    Raises:
+        UsageError: several workers per GPU are asked for and there is no GPU.
+    """
+    if runs_per_gpu > 1 and not gpus:
+        raise UsageError("--runs-per-gpu: no GPU is visible here; --jobs says how many runs a CPU does at a time")
     threads = max((run.threads for run in plan), default=1)
     return len(gpus) * runs_per_gpu or max(1, usable_cores() // threads)
 

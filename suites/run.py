@@ -133,6 +133,9 @@ def _minutes(text: str) -> float:
     return value
 
 
+_minutes.__name__ = "number"  # how argparse calls the type in its message
+
+
 def _prepare(options: argparse.Namespace) -> Launch:
     request = Request(
         preset=options.preset,

@@ -152,29 +152,35 @@ def test_a_frozen_holder_loses_the_run_and_commits_nothing(command: Command, sto
 # --- killed ---
 
 
-def test_kills_at_random_moments_lose_nothing(command: Command, store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("seed", "most"), [(7, 50), *(pytest.param(seed, 100, marks=pytest.mark.full) for seed in range(3))]
+)
+def test_kills_at_random_moments_lose_nothing(
+    command: Command, store: Store, tmp_path: Path, seed: int, most: int
+) -> None:
     """kill -9 of workers and launchers; the table made in the end is the undisturbed one, byte for byte."""
     _finish(command(root=tmp_path / "whole", WALK_SECONDS="0"))
     expected = tables(Store(tmp_path / "whole"), tmp_path)
-    moment, kills = random.Random(7), 0
-    while kills < 50:
+    moment, kills = random.Random(seed), 0
+    while kills < most:
         disturbed = Store(store.root / f"after{kills}")
-        kills += _disturb(command, disturbed, moment)
+        kills += _disturb(command, disturbed, moment, most - kills)
         assert tables(disturbed, tmp_path) == expected
         assert_one_result_each(disturbed)
 
 
-def _disturb(command: Command, store: Store, moment: random.Random) -> int:
+def _disturb(command: Command, store: Store, moment: random.Random, most: int) -> int:
     """Launch until all runs are done, while somebody kills; returns how often."""
-    options = ("--jobs", "3", "--retry", "failed", "--checkpoint-every", "0.00001")
+    options = ("--jobs", "2", "--retry", "failed", "--checkpoint-every", "0.00001")
     kills, launcher = 0, command(*options, root=store.root)
     while launcher.poll() != 0:
         if launcher.poll() is not None:
             launcher.communicate()
             launcher = command(*options, root=store.root)
-        time.sleep(moment.uniform(0, 0.6))
-        victim = moment.choice([launcher.pid, *_holders(store)])
-        kills += _kill(victim)
+        elif kills < most and (holders := _holders(store)):
+            time.sleep(moment.uniform(0, 0.3))
+            kills += _kill(moment.choice([launcher.pid, *holders]))
+        time.sleep(0.02)
     launcher.communicate()
     return kills
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gppdfd.errors import DataError
+from gppdfd.errors import DataError, UsageError
 from suites import local
 from suites.claims import claim
 from suites.display import Display, Estimate
@@ -217,11 +217,28 @@ def test_an_interrupt_gives_the_runs_back(store: Store, plan_of: PlanOf) -> None
     assert not list(store.root.glob("*/work-*"))
 
 
+def test_runs_that_took_long_before_start_first(store: Store, plan_of: PlanOf, launch: Launch) -> None:
+    started: list[str] = []
+
+    class Measured(Display):
+        def expected(self, run: PlannedRun) -> float:
+            return run.sparsity
+
+        def started(self, run: PlannedRun) -> None:
+            started.append(f"{run.label} {run.sparsity:g}")
+
+    launch(plan_of("task=mrpc", "method=alone"), jobs=1, display=Measured)
+    assert started == ["alone 0.95", "alone 0.8"]
+
+
 def test_jobs_default_to_gpus_then_cores(plan_of: PlanOf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "usable_cores", lambda: 8)
     plan = [dataclasses.replace(run, threads=2) for run in plan_of()]
     assert default_jobs(plan, ()) == 4
     assert default_jobs(plan, ("0", "1")) == 2
+    assert default_jobs(plan, ("0", "1"), runs_per_gpu=3) == 6
+    with pytest.raises(UsageError, match="no GPU is visible here; --jobs says"):
+        default_jobs(plan, (), runs_per_gpu=2)
     monkeypatch.setattr(local, "usable_cores", lambda: 1)
     assert default_jobs(plan, ()) == 1
 
