@@ -9,7 +9,7 @@ export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test lint types test-oldest test-full check
+.PHONY: help setup demo test test-slurm lint types test-oldest test-full check
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,12 +30,17 @@ test: setup  ## all tests but the long ones
 test-full: setup  ## the long tests too
 	$(BIN) -m pytest --numprocesses auto --dist worksteal -m ''
 
+test-slurm: setup  ## the tests on a real Slurm, started by slurm/cluster.py
+	eval "$$($(BIN) slurm/cluster.py start)" && trap "$(BIN) slurm/cluster.py stop" EXIT && \
+		GPPDFD_SLURM=required $(BIN) -m pytest -m slurm
+
 lint: setup  ## style and format
 	$(BIN) -m ruff check .
 	$(BIN) -m ruff format --check .
 
 types: setup  ## static types
 	$(BIN) -m mypy
+	$(BIN) -m mypy slurm/cluster.py
 
 test-oldest: setup $(OLDEST)/.ready  ## the core tests on the oldest supported transformers
 	PYTHONPATH="$(CURDIR)/$(OLDEST)" $(BIN) -m pytest --numprocesses auto --dist worksteal \

@@ -22,7 +22,7 @@ from suites.store import STALE_SECONDS, State, Store
 from suites.worker import EXECUTE
 
 if TYPE_CHECKING:
-    from suites.slurm import Profile
+    from suites.slurm.profile import Profile
 
 SHOWN_FAILURES = 20
 UNFINISHED = (State.MISSING, State.STALE, State.RUNNING, State.BLOCKED)
@@ -213,14 +213,14 @@ def _profile(options: argparse.Namespace) -> "Profile | None":
         return None
     if options.profile is None:
         raise UsageError("--launcher slurm needs --profile: the name or file of a cluster profile, see slurm/README.md")
-    from suites.slurm import load_profile
+    from suites.slurm.profile import load_profile
 
     return load_profile(options.profile, {"pack": options.pack} if options.pack else {})
 
 
 def _submit(launch: Launch, options: argparse.Namespace, profile: "Profile") -> None:
     """Submit what is missing and follow it, unless detached."""
-    from suites.slurm import SlurmLauncher, SlurmSettings
+    from suites.slurm.launcher import SlurmLauncher, SlurmSettings
 
     states = launch.states()
     done = {run_id for run_id, state in states.items() if state is State.DONE}
@@ -238,7 +238,7 @@ def _show_jobs(launch: Launch, profile: "Profile | None") -> None:
     """Batch scripts that the missing runs would be submitted with."""
     if profile is None:
         return
-    from suites.slurm import sbatch_preview
+    from suites.slurm.launcher import sbatch_preview
 
     states = launch.states()
     for script in sbatch_preview([run for run in launch.possible if states[run.run_id] in UNFINISHED], profile):

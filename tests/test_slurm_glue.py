@@ -14,7 +14,7 @@ import pytest
 
 from gppdfd.errors import DataError
 from suites.execute import execute
-from suites.slurm.order import submitted
+from suites.slurm.submitted import submitted
 from suites.store import State, Store
 from tests.suites.slurm_cluster import need_slurm, node, slurm, until, usable_nodes
 

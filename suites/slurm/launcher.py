@@ -23,9 +23,10 @@ from suites.plan import PlannedRun
 from suites.slurm import queue
 from suites.slurm.arrays import Array, make_arrays
 from suites.slurm.job import Job, worker_command
-from suites.slurm.order import FOLDER, Order, Submitted, note_submitted, submitted
+from suites.slurm.order import Order
 from suites.slurm.profile import Profile
 from suites.slurm.snapshot import take_snapshot
+from suites.slurm.submitted import FOLDER, Submitted, note_submitted, submitted
 from suites.store import State, Store
 from suites.worker import EXECUTE
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from getpass import getuser
 
 from gppdfd.errors import DataError
-from suites.slurm.order import Submitted, submitted
+from suites.slurm.submitted import Submitted, submitted
 from suites.store import Store
 
 TIMEOUT_SECONDS = 60

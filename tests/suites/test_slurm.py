@@ -21,14 +21,16 @@ from pydantic import ValidationError
 from gppdfd.errors import DataError, UsageError
 from suites.plan import PlannedRun, write_plan
 from suites.run import main
-from suites.slurm import Profile, load_profile, queue, sbatch_preview
 from suites.slurm import launcher as launching
+from suites.slurm import queue
 from suites.slurm.arrays import make_arrays
 from suites.slurm.job import Job, worker_command
-from suites.slurm.order import Order, Submitted, note_submitted, submitted
-from suites.slurm.profile import SHIPPED, minutes
+from suites.slurm.launcher import sbatch_preview
+from suites.slurm.order import Order
+from suites.slurm.profile import SHIPPED, Profile, load_profile, minutes
 from suites.slurm.queue import Queued
 from suites.slurm.snapshot import take_snapshot
+from suites.slurm.submitted import Submitted, note_submitted, submitted
 from suites.status import main as status
 from suites.store import State, Store
 from tests.suites.slurm_cluster import until

@@ -14,9 +14,10 @@ import pytest
 from gppdfd.errors import DataError
 from suites.display import Display, Estimate
 from suites.plan import PlannedRun
-from suites.slurm import SlurmLauncher, SlurmSettings, launcher, queue
-from suites.slurm.order import submitted
+from suites.slurm import launcher, queue
+from suites.slurm.launcher import SlurmLauncher, SlurmSettings
 from suites.slurm.profile import Profile
+from suites.slurm.submitted import submitted
 from suites.store import State, Store
 from tests.suites.slurm_cluster import need_slurm, node, slurm, until, usable_nodes
 
