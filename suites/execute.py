@@ -9,7 +9,6 @@ import logging
 import os
 import platform
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -41,6 +40,7 @@ from gppdfd.tasks.metrics import majority
 from gppdfd.timing import TimingConfig, pooled, ratio
 from gppdfd.training import Hooks, Trained, Trainer
 from suites.checkpoints import Checkpoints
+from suites.commit import git_state
 from suites.config import SCHEMA, RunConfig
 from suites.store import Progress
 
@@ -445,19 +445,6 @@ def environment(device: torch.device, config: RunConfig) -> dict[str, Any]:
         "commit": commit,
         "dirty": dirty,
     }
-
-
-@cache
-def git_state() -> tuple[str | None, bool | None]:
-    """Commit of the sources and whether they were changed since; None outside a checkout."""
-    folder = Path(gppdfd.__file__).parent
-    if not (folder.parent / ".git").exists():
-        return None, None
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
-    status = subprocess.run(
-        ["git", "status", "--porcelain", "--", "."], cwd=folder, capture_output=True, text=True, check=False
-    )
-    return commit.stdout.strip() or None, bool(status.stdout.strip())
 
 
 @cache

@@ -117,12 +117,14 @@ class SlurmLauncher:
     def _follow(self) -> None:
         """Show what happens until every run is settled or its job is gone."""
         while self._left:
+            started = time.monotonic()
             self._settle_all()
-            if time.monotonic() - self._asked > QUEUE_SECONDS:
-                self._asked = time.monotonic()
+            if started - self._asked > QUEUE_SECONDS:
+                self._asked = started
                 self._look_for_gone()
             if self._left:
-                time.sleep(POLL_SECONDS)
+                # A store of many runs is not read without a pause.
+                time.sleep(max(POLL_SECONDS, time.monotonic() - started))
 
     def _settle_all(self) -> None:
         """Take note of the state of each run."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from sysconfig import get_path
 from uuid import uuid4
 
-from gppdfd.files import hash_files, hash_text
+from gppdfd.files import canonical_json, hash_files, hash_text, write_json
+from suites.commit import COPIED, git_state
 
 PROJECT, GROUP = "gppdfd", "gppdfd.methods"
 PACKAGES = (PROJECT, "baselines", "suites")
@@ -50,7 +51,9 @@ def _place(module: str) -> Path | None:
 
 
 def _content(sources: list[Path]) -> str:
-    return hash_text("".join(path.name + hash_files(_files(path)) for path in sources))[:16]
+    """Name of a copy: the hash of all files and of the commit that they are said to be from."""
+    files = [[path.name, hash_files(_files(path))] for path in sources]
+    return hash_text(canonical_json([files, git_state()]))[:16]
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -67,6 +70,7 @@ def _copy(sources: list[Path], copy: Path) -> None:
         else:
             shutil.copy2(path, temporary)
     _write_metadata(distribution(PROJECT), temporary)
+    write_json(temporary / COPIED, git_state()._asdict())
     # Another launch may have been quicker; its copy is the same.
     with suppress(OSError):
         temporary.rename(copy)

@@ -18,11 +18,11 @@ def why_not() -> str | None:
     conf = os.environ.get("SLURM_CONF")
     if conf is None:
         return f"needs a one-machine Slurm: {START}"
+    if not Path(conf).is_file() or "ClusterName=one-machine" not in Path(conf).read_text():
+        return f"{conf} is no one-machine Slurm, and tests cancel jobs and kill nodes: {START}"
     answer = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, timeout=30, check=False)
     if answer.returncode or "DOWN" in answer.stdout:
         return f"the Slurm of {conf} does not answer: {START}"
-    if "ClusterName=one-machine" not in Path(conf).read_text():
-        return f"{conf} is no one-machine Slurm, and tests cancel jobs and kill nodes"
     return None
 
 

@@ -1,6 +1,7 @@
 """The SLURM launcher on a real Slurm with two nodes of two pretended GPUs: what users' clusters do to jobs."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -219,6 +220,23 @@ def test_a_run_survives_its_node(
     finally:
         node("up", name)
     assert states(store, plan) == [State.DONE]
+
+
+def test_a_run_whose_whole_job_is_killed_has_failed(
+    store: Store, plan_of: PlanOf, begin: Callable[..., Callable[[], Noting]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by the kernel, when a node is out of memory."""
+    plan = one_walk(plan_of, monkeypatch, steps=600)
+    finish = begin(plan)
+    walking(store, plan[0])
+    holder = store.holder(plan[0].run_id)
+    assert holder is not None
+    parent = int(Path(f"/proc/{holder.pid}/stat").read_text().rpartition(")")[2].split()[1])
+    for pid in (parent, holder.pid):
+        os.kill(pid, signal.SIGKILL)
+    finish()
+    assert states(store, plan) == [State.FAILED]
+    assert store.reason(plan[0].run_id) == f"job {submitted(store)[plan[0].run_id].job}: FAILED"
 
 
 def test_cancelled_jobs_are_told_and_their_runs_done_by_the_next_launch(
