@@ -13,10 +13,10 @@ from gppdfd.errors import DataError, UsageError, unknown
 from gppdfd.progress import duration
 from suites.claims import forget_failure
 from suites.display import Estimate, make_display
-from suites.grid import Request, Suite, load_suite
 from suites.local import LocalLauncher, LocalSettings, default_jobs, usable_gpus
 from suites.plan import PlannedRun, make_plan, with_earlier, write_plan
 from suites.store import State, Store
+from suites.suite import Request, Suite, load_suite
 from suites.worker import EXECUTE
 
 SHOWN_FAILURES = 20

@@ -10,7 +10,7 @@ from types import ModuleType
 
 from pydantic import BaseModel, ConfigDict
 
-from gppdfd.errors import DataError
+from gppdfd.errors import DataError, UsageError
 from gppdfd.files import canonical_json, hash_text, write_json
 from suites.store import Progress
 
@@ -60,6 +60,10 @@ class RunConfig(BaseModel):
         method = self.method.replace("+", "-").replace("(", "-").replace(")", "")
         return f"{self.task}-{method}-{self.sparsity:g}-seed{self.seed}-{digest}"
 
+    @property
+    def settings(self) -> TrainingConfig:
+        return self.teacher if self.is_teacher else self.training
+
     def teacher_config(self) -> "RunConfig | None":
         if self.is_teacher or self.method.endswith("+none"):
             return None
@@ -72,6 +76,11 @@ class Inputs:
 
     model: str | None
     data: dict[str, str]
+
+    def steps(self, run: RunConfig) -> dict[str, int]:
+        if run.settings.epochs == 0:
+            raise UsageError("training has no steps")
+        return {"recovery": 10 * run.settings.epochs}
 
     def unreachable(self, run: RunConfig) -> str | None:
         return "too far" if run.method.startswith("far") else None
@@ -86,6 +95,7 @@ def stand_in() -> ModuleType:
     module = ModuleType("suites.config")
     module.RunConfig = RunConfig  # type: ignore[attr-defined]
     module.DataConfig = DataConfig  # type: ignore[attr-defined]
+    module.TrainingConfig = TrainingConfig  # type: ignore[attr-defined]
     module.read_inputs = read_inputs  # type: ignore[attr-defined]
     return module
 
