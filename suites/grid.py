@@ -30,7 +30,7 @@ from suites.suite import (
     suite_names,
 )
 
-__all__ = [
+__all__ = ["GridRun", "Point", "Request", "Run", "RunMaker", "expand", "load_suite", "split_list", "suite_names"]
     "GridRun",
     "MethodRow",
     "Request",

@@ -6,6 +6,7 @@ suite, and its presets change those of the same name. Rules, of a suite or of on
 these values together), `exclude` (not these), `overrides` (other training settings for some).
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -321,8 +322,9 @@ def _parent(content: Mapping[str, Any], name: str, below: tuple[str, ...]) -> di
     given = content.get("extends")
     if given is None:
         return {}
-    path = Path(name).parent / str(given)
-    parent = _inherited(str(path if _is_path(str(given)) else given), below)
+    # Without `..`, so that a circle of files meets a name that it has met.
+    path = os.path.normpath(Path(name).parent / str(given))
+    parent = _inherited(path if _is_path(str(given)) else str(given), below)
     if not isinstance(parent, dict):
         raise UsageError(f"{name}: extends {given}: this file is no suite")
     return parent

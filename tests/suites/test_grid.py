@@ -16,7 +16,7 @@ from tests.suites.conftest import SUITE
 
 AXES = {"task": ["mrpc", "stsb"], "method": ["ok+dfd", "ok+none", "dense"], "sparsity": [0.8, 0.95]}
 WHERE = st.fixed_dictionaries(
-    {}, optional={axis: st.lists(st.sampled_from(values), min_size=1, unique=True) for axis, values in AXES.items()}
+    {}, optional={axis: st.lists(st.sampled_from(some), min_size=1, unique=True) for axis, some in AXES.items()}
 ).filter(bool)
 
 
