@@ -31,17 +31,6 @@ from suites.suite import (
 )
 
 __all__ = ["GridRun", "Point", "Request", "Run", "RunMaker", "expand", "load_suite", "split_list", "suite_names"]
-    "GridRun",
-    "MethodRow",
-    "Request",
-    "Run",
-    "RunMaker",
-    "Suite",
-    "expand",
-    "load_suite",
-    "split_list",
-    "suite_names",
-]
 
 
 class Run(Protocol):
