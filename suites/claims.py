@@ -22,6 +22,7 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from gppdfd.files import write_json
+from suites.pace import Pace
 from suites.store import (
     BEAT_SECONDS,
     CLAIM,
@@ -31,6 +32,7 @@ from suites.store import (
     DONE,
     FAILED,
     HEARTBEAT,
+    LOG,
     WORK_PREFIX,
     Holder,
     Progress,
@@ -183,6 +185,18 @@ def forget_failure(store: Store, run_id: str) -> None:
     (store.folder(run_id) / FAILED).unlink(missing_ok=True)
 
 
+def forget_result(store: Store, run_id: str) -> None:
+    """Make a done run one that is missing; only its log and its settings stay."""
+    folder = store.folder(run_id)
+    trash = folder / f"{TRASH_PREFIX}{uuid4().hex}"
+    trash.mkdir()
+    # The commit goes first, so that nobody finishes what is left of it, and the marker last, so that all is moved.
+    for path in sorted(folder.iterdir(), key=lambda path: (path.name != COMMITTED, path.name == DONE)):
+        if path.name not in (LOG, CONFIG, trash.name):
+            path.rename(trash / path.name)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
 class Heartbeat:
     """Signs of life from a thread, so that a long step does not look like death.
 
@@ -191,7 +205,7 @@ class Heartbeat:
 
     def __init__(self, claim: Claim, seconds: float = BEAT_SECONDS) -> None:
         self.progress = Progress("start", 0, 0)
-        self._claim = claim
+        self._claim, self._pace = claim, Pace()
         self._seconds = seconds
         self._stop = threading.Event()
         self._lost = False
@@ -205,7 +219,7 @@ class Heartbeat:
         """
         if self._lost:
             raise ClaimLostError(f"{self._claim.run_id}: taken over by another process")
-        self.progress = progress
+        self.progress = self._pace(progress)
 
     def __enter__(self) -> "Heartbeat":
         self._beat()

@@ -28,6 +28,7 @@ class PlannedRun:
         threads: how many threads the run computes with.
         config: settings of the run as JSON, what a worker gets.
         teacher: run id of the teacher that must be done first.
+        steps: optimiser steps of each phase; empty where the launch does not need them.
         reachable: False for a point that the method cannot reach; such a run is shown and never started.
         reason: why it cannot.
     """
@@ -44,6 +45,7 @@ class PlannedRun:
     threads: int = 1
     config: dict[str, Any] = field(default_factory=dict, hash=False, repr=False)
     teacher: str | None = None
+    steps: Mapping[str, int] = field(default_factory=dict, hash=False, repr=False)
     reachable: bool = True
     reason: str = ""
 
@@ -126,6 +128,7 @@ def _planned(run: GridRun) -> PlannedRun:
         threads=config.threads,
         config=config.model_dump(mode="json"),
         teacher=run.teacher.run_id if run.teacher else None,
+        steps=run.steps,
         reachable=run.unreachable is None,
         reason=run.unreachable or "",
     )
