@@ -78,6 +78,8 @@ def announced(
         on_stop: called in a thread of its own for every request to stop.
         seconds: time between two looks for requests.
     """
+    for dead in [launch for launch in _announced(store) if _dead(store, launch)]:
+        _remove(dead)
     holder, ended = _this_process(), threading.Event()
     launch = Announced(store.root / FOLDER / f"{holder.token}.json", suite, preset, launcher, holder)
     told = {"suite": suite, "preset": preset, "launcher": launcher, "holder": asdict(holder)}
@@ -93,12 +95,16 @@ def announced(
 
 
 def launches(store: Store, suite: str) -> list[Announced]:
-    """Launches of a suite that are under way; what dead ones left is removed."""
-    found = [launch for path in sorted((store.root / FOLDER).glob("*.json")) if (launch := _read(path))]
-    for launch in found:
-        if launch.holder.gone or _silence(launch.path) > store.stale_after:
-            _remove(launch)
-    return [launch for launch in found if launch.suite == suite and not launch.over]
+    """Launches of a suite that are under way."""
+    return [launch for launch in _announced(store) if launch.suite == suite and not _dead(store, launch)]
+
+
+def _announced(store: Store) -> list[Announced]:
+    return [launch for path in sorted((store.root / FOLDER).glob("*.json")) if (launch := _read(path))]
+
+
+def _dead(store: Store, launch: Announced) -> bool:
+    return launch.over or _silence(launch.path) > store.stale_after
 
 
 def _watch(launch: Announced, on_stop: Callable[[], None], seconds: float, ended: threading.Event) -> None:

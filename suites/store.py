@@ -170,7 +170,7 @@ class Store:
 
     def _names(self, run_id: str) -> frozenset[str]:
         try:
-            return frozenset(path.name for path in self.folder(run_id).iterdir())
+            return frozenset(os.listdir(self.folder(run_id)))  # noqa: PTH208 (half the time of iterdir, for many runs)
         except FileNotFoundError:
             return frozenset()
 
