@@ -61,7 +61,7 @@ class GridRun:
     """A run and the row of the suite it belongs to.
 
     `order` is the position of that row; `unreachable` says why the method cannot meet the run's target, if it cannot;
-    `steps` are the optimiser steps of each phase.
+    `steps` are the optimiser steps of each phase; `teacher` is the run that must be done first, if one must.
     """
 
     config: Run
@@ -69,17 +69,12 @@ class GridRun:
     order: int
     unreachable: str | None = None
     steps: Mapping[str, int] = field(default_factory=dict, hash=False)
+    teacher: "GridRun | None" = None
 
-    # Both ids are hashes of all settings: made once, for a grid may have thousands of runs.
     @cached_property
     def run_id(self) -> str:
+        """Id of the run: a hash of all settings, made once, for a grid may have thousands of runs."""
         return self.config.run_id
-
-    @cached_property
-    def teacher(self) -> "GridRun | None":
-        """The run of its teacher, in the same row."""
-        config = self.config.teacher_config()
-        return GridRun(config, self.row, self.order) if config else None
 
 
 def expand(suite: Suite, request: Request) -> list[GridRun]:
@@ -231,8 +226,12 @@ class RunMaker:
             UsageError: settings that no run can have.
         """
         config: Run = validated(self._config.RunConfig, self._fields(point), self.where)
+        teacher = config.teacher_config()
+        return self._made(config, point.row, self._made(teacher, point.row) if teacher else None)
+
+    def _made(self, config: Run, row: MethodRow, teacher: GridRun | None = None) -> GridRun:
         unreachable, steps = self._checked(config)
-        return GridRun(config, point.row, self._order[point.row.method], unreachable, steps)
+        return GridRun(config, row, self._order[row.method], unreachable, steps, teacher)
 
     def _check_overrides(self, rules: Iterable[tuple[str, Where]]) -> None:
         """Overrides of points that this launch leaves out are checked too."""

@@ -76,8 +76,9 @@ def make_plan(suite: Suite, request: Request) -> list[PlannedRun]:
     runs = expand(suite, request)
     row = suite.dense_row or MethodRow(method="dense", label="dense")
     position = suite.methods.index(row) if row in suite.methods else len(suite.methods)
-    teachers = {run.teacher.run_id: replace(run.teacher, row=row, order=position) for run in runs if run.teacher}
-    unique = {run.run_id: _planned(run) for run in [*runs, *teachers.values()]}
+    needed = {run.teacher.run_id: run.teacher for run in runs if run.teacher}
+    teachers = [replace(teacher, row=row, order=position) for teacher in needed.values()]
+    unique = {run.run_id: _planned(run) for run in [*runs, *teachers]}
     return sorted(unique.values(), key=lambda run: run.role == "student")
 
 

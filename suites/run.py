@@ -1,6 +1,7 @@
 """`python -m suites.run SUITE`: do what is missing of a suite, then write its tables and figures."""
 
 import argparse
+import importlib
 import signal
 import sys
 import time
@@ -178,13 +179,17 @@ def _preview(launch: Launch, redone: Collection[str], options: argparse.Namespac
     if options.probe:
         probe(left, _probe_settings(launch, options, gpus), estimate)
     workers = _workers(left, options, gpus)
-    print(_jobs(left, workers, gpus, options))
-    for line in estimate_lines(left, estimate, workers, gpus):
+    for line in [*_jobs(left, workers, gpus, options), *estimate_lines(left, estimate, workers, gpus)]:
         print(line)
 
 
-def _jobs(left: Sequence[PlannedRun], workers: int, gpus: Sequence[str], options: argparse.Namespace) -> str:
-    return local_jobs(left, workers, gpus)
+def _jobs(left: Sequence[PlannedRun], workers: int, gpus: Sequence[str], options: argparse.Namespace) -> Sequence[str]:
+    """What the runs become: processes of this machine, or the batch scripts of a cluster."""
+    if getattr(options, "launcher", "local") == "local":
+        return [local_jobs(left, workers, gpus)]
+    slurm = importlib.import_module("suites.slurm")
+    scripts: Sequence[str] = slurm.sbatch_preview(left, slurm.load_profile(options.profile))
+    return scripts
 
 
 def _probe_settings(launch: Launch, options: argparse.Namespace, gpus: tuple[str, ...]) -> LocalSettings:

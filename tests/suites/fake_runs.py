@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gppdfd.errors import DataError, UsageError
 from gppdfd.files import canonical_json, hash_text, write_json
+from suites.sources import sources_hash
 from suites.store import Progress
 
 
@@ -121,7 +122,24 @@ def execute(
     if teacher and not (store_root / teacher.run_id / "done").exists():
         raise DataError("started before its teacher was done")
     record = {"run_id": config.run_id, "process": os.getpid(), "threads": os.environ["OMP_NUM_THREADS"]}
+    record |= {"role": "teacher" if config.is_teacher else "student", "sources": sources_hash()}
     write_json(folder / "record.json", record)
+
+
+def execute_probe(
+    config: RunConfig,
+    folder: Path,
+    store_root: Path,
+    data_dir: Path | None,
+    report: Callable[[Progress], None],
+    *more: object,
+) -> None:
+    """A probe that says a run takes 100 s, and a dense one 40 s."""
+    if config.method.startswith("fail"):
+        raise DataError(f"{config.task} cannot be learnt")
+    write_json(folder / "record.json", {"role": "teacher" if config.is_teacher else "student"})
+    seconds = 40.0 if config.is_teacher else 100.0
+    write_json(folder / "probe.json", {"seconds": seconds, "sources": sources_hash()})
 
 
 # Worker processes load this module for `execute`, so that they find these settings and not the real ones.
