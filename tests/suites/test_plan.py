@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from gppdfd.errors import UsageError
-from suites.grid import Request, load_suite
 from suites.plan import COLUMNS, PlannedRun, make_plan, with_earlier, write_plan
 from suites.store import Store
+from suites.suite import Request, load_suite
 
 PlanOf = Callable[..., list[PlannedRun]]
 
