@@ -30,8 +30,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gppdfd.errors import DataError
-
 LAYOUT, LAYOUT_FILE = 2, "store.json"
 """Version of the layout above. Stores of version 1 had neither `store.json` nor checkpoints; else they are the same."""
 
@@ -119,6 +117,8 @@ class Store:
         """
         layout = (read_json(self.root / LAYOUT_FILE) or {}).get("layout", LAYOUT)
         if layout > LAYOUT:
+            from gppdfd.errors import DataError  # late: stores are read where the library is not installed
+
             raise DataError(
                 f"{self.root} has layout {layout}, made by a later version; this one reads up to {LAYOUT}: "
                 "update it, or choose another folder with --store"
