@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import isnan
 
 from suites.cells import Cells, RowKey, ScoreColumn
 from suites.examples import METRICS, Difference, Predictions, bootstrap, read_predictions
-from suites.records import PlannedRun, Record
+from suites.records import PlannedRun, Record, Results
 from suites.statistics import ALPHA, NAN, Comparison, Ranks, average_ranks, compare, holm
 
 TestKey = tuple[RowKey, str]
@@ -90,6 +90,11 @@ class Comparisons:
         single = {key: difference.p for key, difference in self.on_examples.items()}
         return holm(single | {(row, AVERAGE): comparison.p for row, comparison in self.over_runs.items()})
 
+    @property
+    def tests(self) -> int:
+        """Number of tests that were possible."""
+        return sum(not isnan(p) for p in self.adjusted.values())
+
     def direction(self, row: RowKey, title: str = AVERAGE) -> int:
         """1 if a row is better than the reference on a column (or over all tasks), -1 if worse, 0 if not shown."""
         p = self.adjusted.get((row, title), NAN)
@@ -106,3 +111,9 @@ class Comparisons:
 
     def _mean(self, row: RowKey, column: ScoreColumn) -> float:
         return self.cells.summaries(row, column)[self.cells.primary(column.task)].mean
+
+
+@lru_cache(maxsize=4)
+def comparisons_of(results: Results) -> Comparisons:
+    """The comparisons of some results, computed once for all tables and figures."""
+    return Comparisons(Cells(results))

@@ -44,7 +44,12 @@ _NAMES = {
     "tinybert": "TinyBERT",
 }
 # How a number was come by, where its authors do not simply print it.
-_TAKEN = {"B": "read from an image of the table", "C": "quoted by others", "D": "read off the figure", "E": "from a user"}
+_TAKEN = {
+    "B": "read from an image of the table",
+    "C": "quoted by others",
+    "D": "read off the figure",
+    "E": "from a user",
+}
 _PREFERENCE = {"A": 0, "B": 0, "C": 1, "D": 2, "E": 2}
 _UNSTRUCTURED = "unstructured"
 # Parts of notes that tables say in another way (a block's title, the sign of an unnamed metric) or have no room for

@@ -144,7 +144,8 @@ def compare(method: Sequence[float], reference: Sequence[float]) -> Comparison:
 def _wilcoxon(differences: np.ndarray, pairs: int) -> tuple[float, str]:
     if len(differences) < LEAST_PAIRS:
         ties = f", {pairs - len(differences)} of them ties" if pairs > len(differences) else ""
-        return NAN, f"no test: {pairs} pairs{ties}, Wilcoxon's needs {LEAST_PAIRS} that differ"
+        found = f"{pairs} pair{'s' * (pairs != 1)}{ties}"
+        return NAN, f"no test: {found}; Wilcoxon's needs {LEAST_PAIRS} that differ"
     from scipy.stats import wilcoxon
 
     return float(wilcoxon(differences).pvalue), ""
