@@ -113,9 +113,8 @@ def _ablation_notes(comparisons: Comparisons) -> Iterator[str]:
         ranks = comparisons.ranks(sparsity)
         if not isnan(ranks.critical):
             yield (
-                f"Ranks at {sparsity:g}: two methods differ at {ALPHA:g} if their ranks are more than "
-                f"{ranks.critical:.2f} apart (Nemenyi, {ranks.tasks} tasks, {len(ranks.mean)} methods); Friedman's p is "
-                f"{ranks.p:.3f}."
+                f"Ranks at {sparsity:g}: two of the {len(ranks.mean)} methods differ at {ALPHA:g} if their ranks are "
+                f"more than {ranks.critical:.2f} apart (Nemenyi, {ranks.tasks} tasks); Friedman's p is {ranks.p:.3f}."
             )
 
 

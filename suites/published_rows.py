@@ -9,6 +9,7 @@ from suites.formats import UNNAMED, Block, Cell, Column, Number, Row, Table
 from suites.published import METRICS, NOT_STATED, Protocol, PublishedRow, PublishedScore
 from suites.records import Results
 
+OURS = Protocol("dev", augmented=False, unstructured=False)
 NEAR = 0.006
 """Published rows stand beside our block if their nominal sparsity is this near to it."""
 
@@ -59,6 +60,14 @@ def published_table(results: Results, caption: str, rows: Iterable[PublishedRow]
     columns = [Column(column.title, tuple(map(metric_label, cells.metrics(column)))) for column in cells.columns]
     infos = map(Column, ("removed (%)", "encoder (M)", "backbone", "split", "augmented", "seeds"))
     return Table("table_published", caption, ("protocol", "model"), (*infos, *columns), tuple(blocks), _NOTES)
+
+
+def beside(rows: Sequence[PublishedRow], sparsities: Sequence[float]) -> list[PublishedRow]:
+    """Rows at one of our sparsities; of the dense ones those of the same sources, or taken as ours are."""
+    pruned = [row for sparsity in sparsities for row in near(rows, sparsity)]
+    sources = {row.key.source.key for row in pruned}
+    dense = [row for row in rows if row.dense and (row.key.source.key in sources or row.key.protocol == OURS)]
+    return list({id(row): row for row in [*dense, *pruned]}.values())
 
 
 def near(rows: Iterable[PublishedRow], sparsity: float) -> list[PublishedRow]:

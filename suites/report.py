@@ -1,6 +1,11 @@
-"""`python -m suites.report SUITE`: tables, figures and an index page from stored records alone, no torch."""
+"""`python -m suites.report SUITE`: tables, figures and an index page from stored records alone, no torch.
+
+In place of a suite, `submission RUN...` writes the files of the GLUE server, `compare RUN RUN` tests one run against
+another; each has its own --help.
+"""
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -114,7 +119,24 @@ def _portable(path: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0, 2 for a wrong request, 1 for broken files."""
-    return run_command(_report, arguments)
+    return run_command(_dispatch, arguments)
+
+
+# Commands in place of a suite: module and function.
+COMMANDS = {
+    "submission": ("suites.submission", "submission_command"),
+    "compare": ("suites.compare", "compare_command"),
+}
+
+
+def _dispatch(arguments: Sequence[str] | None) -> int:
+    """A command by its name, else the report of a suite."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if not words or words[0] not in COMMANDS:
+        return _report(words)
+    module, function = COMMANDS[words[0]]
+    code: int = getattr(importlib.import_module(module), function)(words[1:])
+    return code
 
 
 def _report(arguments: Sequence[str] | None) -> int:
@@ -141,7 +163,9 @@ def _assignment(text: str) -> tuple[str, str | float | int]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m suites.report", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m suites.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("suite", help="a launched suite, such as glue_ablation")
     parser.add_argument("--preset", default="micro", help="preset it was launched with (default: micro)")
     parser.add_argument("--store", type=Path, default=STORE, metavar="DIR", help=f"runs (default: {STORE})")

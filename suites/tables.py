@@ -12,9 +12,9 @@ from suites.comparisons import AVERAGE, Comparisons, comparisons_of
 from suites.formats import BETTER, NO_EVIDENCE, WORSE, Block, Cell, Column, Number, Row, Table
 from suites.provenance import provenance
 from suites.published import PublishedRow
-from suites.published_rows import augmentation, near, published_blocks
+from suites.published_rows import augmentation, beside, near, published_blocks
 from suites.records import PlannedRun, Record, Results
-from suites.statistics import Summary
+from suites.statistics import LEAST_PAIRS, Summary
 
 INCOMPLETE = "no average: no seed of this row finished every task"
 NOT_PLANNED = "not planned"
@@ -34,6 +34,7 @@ def main_table(results: Results, caption: str, published: Sequence[PublishedRow]
     """
     comparisons = comparisons_of(results)
     cells = comparisons.cells
+    published = beside(published, [row[1] for row in cells.rows("student")])
     columns = [score_column(cells, column) for column in cells.columns]
     infos = _infos(cells, bool(published))
     return Table(
@@ -111,15 +112,15 @@ def _blocks(
         ends = (_average(comparisons, row), _retention(cells, row))
         return Row(label, (*about, *_scores(comparisons, row, columns), *ends))
 
-    def beside(sparsity: float, title: str) -> list[Block]:
+    def others(sparsity: float, title: str) -> list[Block]:
         return published_blocks(cells, cells.columns, near(published, sparsity), title, after=2)
 
     teachers = [shown(f"{row[0]} (teacher)", row) for row in cells.rows("teacher")]
     yield Block("reference", (*teachers, _majority_row(cells, len(infos))))
-    yield from beside(0, "dense")
+    yield from others(0, "dense")
     for sparsity, rows in groupby(cells.rows("student"), key=lambda row: row[1]):
         yield Block(f"{sparsity:g}", with_best([shown(row[0], row) for row in rows], skip=len(infos)))
-        yield from beside(sparsity, f"{sparsity:g}")
+        yield from others(sparsity, f"{sparsity:g}")
 
 
 def _scores(comparisons: Comparisons, row: RowKey, columns: Sequence[Column]) -> Iterator[Cell]:
@@ -274,10 +275,10 @@ def significance_notes(comparisons: Comparisons) -> list[str]:
     """What the arrows mean; nothing where there is no reference to compare with."""
     if not comparisons.rivals:
         return []
-    untested = "; ".join(dict.fromkeys(each.why_not for each in comparisons.over_runs.values() if each.why_not))
+    tested = sum(not isnan(each.p) for each in comparisons.over_runs.values())
     return [
         f"Arrows: better or worse than {comparisons.reference} at the same sparsity and seeds, p < .05 after Holm's "
         f"correction over the {comparisons.tests} tests of the table. Tasks: paired bootstrap over the examples of the "
-        "primary metric; avg: Wilcoxon's signed-rank test over (task, seed) pairs"
-        + (f" ({untested})." if untested else "."),
+        "primary metric; avg: Wilcoxon's signed-rank test over (task, seed) pairs, possible where "
+        f"{LEAST_PAIRS} of them differ ({tested} of {len(comparisons.rivals)} rows).",
     ]
