@@ -112,7 +112,7 @@ def _training(cells: Cells, row: RowKey) -> Iterator[Cell]:
     yield _mean("{:.0f}", [_known(record.scoring_passes) for record in records])
     yield _mean("{:.1f}", [record.seconds / 60 for record in records])
     yield Cell((Number(f"{sum(record.seconds for record in records) / 3600:.2f}"),) if records else ())
-    devices = dict.fromkeys("GPU" if record.on_gpu else "CPU" for record in records if record.environment.device)
+    devices = sorted({"GPU" if record.on_gpu else "CPU" for record in records if record.environment.device})
     yield Cell((Number(", ".join(devices)),) if devices else ())
     yield _mean("{:.2f}", [_known(record.peak_memory) / 1e9 for record in records])
 

@@ -48,7 +48,8 @@ def read_kept(folder: Path, record: Record) -> Kept:
 
 def described(structure: Mapping[str, Any], config: Mapping[str, Any]) -> Kept:
     """Counts from `pruned_structure` (`gppdfd/structure/kept.py` says how it is written)."""
-    size = config["hidden_size"] // config["num_attention_heads"]
+    width = _first(config, ("hidden_size", "n_embd", "dim"))
+    size = width // _first(config, ("num_attention_heads", "n_head", "n_heads"))
     attentions = [layer["attention"] or _REMOVED for layer in structure["layers"]]
     heads = [_count(attention.get("heads", "")) for attention in attentions]
     hidden = structure.get("hidden")
@@ -58,8 +59,13 @@ def described(structure: Mapping[str, Any], config: Mapping[str, Any]) -> Kept:
         qk=_per_head(attentions, heads, "qk", size),
         vo=_per_head(attentions, heads, "vo", size),
         ffn=fmean(layer["ffn"] or 0 for layer in structure["layers"]),
-        hidden=config["hidden_size"] if hidden is None else _count(hidden),
+        hidden=width if hidden is None else _count(hidden),
     )
+
+
+def _first(config: Mapping[str, Any], names: tuple[str, ...]) -> int:
+    """The first of these settings that a config has: architectures call them differently."""
+    return next(int(config[name]) for name in names if name in config)
 
 
 def _per_head(attentions: list[Mapping[str, Any]], heads: list[int], kind: str, size: int) -> float:

@@ -23,6 +23,7 @@ ORACLES = {
     "pearson": lambda labels, answers: stats.pearsonr(labels, answers).statistic,
     "spearman": lambda labels, answers: stats.spearmanr(labels, answers).statistic,
 }
+CORRELATIONS = ("matthews", "pearson", "spearman")
 COARSE = st.integers(0, 3).map(float)  # many ties
 
 
@@ -33,10 +34,11 @@ def predictions(labels: object, answers: object) -> Predictions:
 
 def oracle(metric: str, labels: np.ndarray, answers: np.ndarray) -> float:
     """0 where a side never changes, as the tasks' own metrics have it."""
+    if metric in CORRELATIONS and (np.ptp(labels) == 0 or np.ptp(answers) == 0):
+        return 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        value = float(ORACLES[metric](labels, answers))
-    return 0.0 if np.isnan(value) else value
+        return float(ORACLES[metric](labels, answers))
 
 
 @settings(deadline=None, max_examples=60)
@@ -82,11 +84,11 @@ def test_the_interval_is_that_of_scipys_paired_bootstrap(metric: str) -> None:
         return oracle(metric, labels, first) - oracle(metric, labels, second)
 
     expected = stats.bootstrap(
-        (labels, first, second), difference, paired=True, vectorized=False, n_resamples=600, method="percentile", rng=1
+        (labels, first, second), difference, paired=True, vectorized=False, n_resamples=300, method="percentile", rng=1
     )
     assert found.value == pytest.approx(difference(labels, first, second), abs=1e-5)
     width = expected.confidence_interval.high - expected.confidence_interval.low
-    assert (found.low, found.high) == pytest.approx(expected.confidence_interval, abs=0.12 * width)
+    assert (found.low, found.high) == pytest.approx(expected.confidence_interval, abs=0.15 * width)
     assert found.p == pytest.approx(2 * stats.norm.sf(abs(found.value) / expected.standard_error), rel=0.5, abs=0.01)
 
 
@@ -97,7 +99,7 @@ def test_on_accuracy_the_bootstrap_says_what_mcnemar_says() -> None:
     pair = predictions(labels, first), predictions(labels, second)
     found = bootstrap([pair], "accuracy")
     assert found.value == pytest.approx(0.05)
-    assert found.p == pytest.approx(2 * stats.norm.sf(50 / np.sqrt(130 - 50**2 / 1000)), rel=0.5)
+    assert stats.norm.isf(found.p / 2) == pytest.approx(50 / np.sqrt(130 - 50**2 / 1000), rel=0.1)
     assert mcnemar_p(*pair) == pytest.approx(mcnemar(first == 0, second == 0))
     assert mcnemar_p(*pair) == pytest.approx(found.p, abs=1e-4)
 
@@ -164,7 +166,7 @@ def test_two_runs_are_compared_in_words(store: FakeStore) -> None:
 def test_only_finished_runs_of_one_task_on_one_data_set_are_compared(store: FakeStore) -> None:
     first = folders(store)[0]
     other = store.finish(store.add("sst2", "gpp+dfd", 0.8))
-    with pytest.raises(UsageError, match="a run of rte, .* of sst2"):
+    with pytest.raises(UsageError, match=r"a run of rte, .* of sst2"):
         compare_runs(first, other)
     with pytest.raises(UsageError, match="no finished run"):
         compare_runs(first, store.root / "nothing")
