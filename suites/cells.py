@@ -36,6 +36,7 @@ METRIC_LABELS = {
     "spearman": "Spearman",
     "spearmanr": "Spearman",
 }
+SINGLE_WEIGHTS = "zeroes single weights: the model is neither smaller nor faster than the dense one"
 NAN = float("nan")
 RowKey = tuple[str, float]
 
@@ -131,6 +132,11 @@ class Cells:
     def done(self, runs: Iterable[PlannedRun]) -> list[Record]:
         """Records of those runs that are finished."""
         return [self.results.records[run.run_id] for run in runs if run.run_id in self.results.records]
+
+    def row_marks(self, row: RowKey) -> tuple[str, ...]:
+        """What a reader must know of all runs of a row."""
+        single = any(record.single_weights for record in self.done(self.runs_of(row)))
+        return (SINGLE_WEIGHTS,) if single else ()
 
     def metrics(self, column: ScoreColumn) -> tuple[str, ...]:
         """Metrics of a column in the order of the records; those of the selection split if it has none."""

@@ -60,7 +60,7 @@ def _table(results: Results, name: str, caption: str, titles: Sequence[str], cel
     cells = comparisons_of(results).cells
     rows = [("reference", row) for row in cells.rows("teacher")]
     rows += [(f"{row[1]:g}", row) for row in cells.rows("student")]
-    shown = [(title, Row(row[0], tuple(cells_of(cells, row)))) for title, row in rows]
+    shown = [(title, Row(row[0], tuple(cells_of(cells, row)), cells.row_marks(row))) for title, row in rows]
     used = [place for place, _ in enumerate(titles) if any(row.cells[place].numbers for _, row in shown)]
     blocks = [
         Block(title, tuple(replace(row, cells=tuple(row.cells[place] for place in used)) for _, row in group))

@@ -42,14 +42,27 @@ def read_kept(folder: Path, record: Record) -> Kept:
         return counted(record.kept)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable as JSON ({error}); delete the run's folder and launch again") from error
-    structure = config.get("pruned_structure") or {}
+    structure = config.get("pruned_structure")
+    if structure is None:
+        return _uncut(counted(record.kept), config)
     return described(structure, config) if structure.get("format") == _FORMAT else counted(record.kept)
+
+
+def _uncut(kept: Kept, config: Mapping[str, Any]) -> Kept:
+    """Counts of a model that lost no units: its heads are whole."""
+    width, size = _sizes(config)
+    return kept._replace(qk=size, vo=size, hidden=width)
+
+
+def _sizes(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Hidden dims, and dims of a head."""
+    width = _first(config, ("hidden_size", "n_embd", "dim"))
+    return width, width // _first(config, ("num_attention_heads", "n_head", "n_heads"))
 
 
 def described(structure: Mapping[str, Any], config: Mapping[str, Any]) -> Kept:
     """Counts from `pruned_structure` (`gppdfd/structure/kept.py` says how it is written)."""
-    width = _first(config, ("hidden_size", "n_embd", "dim"))
-    size = width // _first(config, ("num_attention_heads", "n_head", "n_heads"))
+    width, size = _sizes(config)
     attentions = [layer["attention"] or _REMOVED for layer in structure["layers"]]
     heads = [_count(attention.get("heads", "")) for attention in attentions]
     hidden = structure.get("hidden")

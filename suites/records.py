@@ -133,6 +133,11 @@ class Record(_Part):
         return self.timings.get("total", sum(self.timings.values()))
 
     @property
+    def single_weights(self) -> bool:
+        """Whether the run zeroed single weights, so that its model is no smaller than the dense one."""
+        return "weight" in self.kept
+
+    @property
     def on_gpu(self) -> bool:
         """Whether the run was done on a GPU."""
         return (self.environment.device or "").startswith("cuda")

@@ -110,7 +110,7 @@ def _blocks(
     def shown(label: str, row: RowKey) -> Row:
         about = [info.cell(row) for info in infos]
         ends = (_average(comparisons, row), _retention(cells, row))
-        return Row(label, (*about, *_scores(comparisons, row, columns), *ends))
+        return Row(label, (*about, *_scores(comparisons, row, columns), *ends), cells.row_marks(row))
 
     def others(sparsity: float, title: str) -> list[Block]:
         return published_blocks(cells, cells.columns, near(published, sparsity), title, after=2)

@@ -1,5 +1,6 @@
 """The main table: its rules, its marks, and published rows beside ours."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from suites.cells import SINGLE_WEIGHTS
 from suites.formats import BETTER, NO_EVIDENCE, WORSE, Cell, Number, Row, Table, to_csv, to_latex, to_markdown
 from suites.published import select, shipped
 from suites.records import Results, read_results
@@ -240,6 +242,15 @@ def test_a_run_that_missed_its_target_is_never_compared(store: FakeStore) -> Non
         store.finish(run, {"validation": [0.5]}, size={"sparsity": sparsity})
         store.predict(run, labels if method == "gpp+none" else 0 * labels, labels)
     assert BETTER not in cell(table_of(store), "0.8", "gpp+none", "RTE").marks
+
+
+def test_single_weights_are_told_from_units(store: FakeStore) -> None:
+    store.finish(store.add("rte", "gpp+dfd", 0.8))
+    folder = store.finish(store.add("rte", "gpp+none", 0.8))
+    record = json.loads((folder / "record.json").read_text())
+    (folder / "record.json").write_text(json.dumps(record | {"kept": {"weight": [100]}}))
+    marks = {row.label: row.marks for row in table_of(store).blocks[1].rows}
+    assert marks == {"gpp+dfd": (), "gpp+none": (SINGLE_WEIGHTS,)}
 
 
 def test_retention_is_over_the_own_teacher(store: FakeStore) -> None:

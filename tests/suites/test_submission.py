@@ -101,7 +101,7 @@ def test_runs_that_make_no_submission(
 
 # --- test splits and their answers ---
 
-TEXTS = [f"this is sentence number {place}" for place in range(12)]
+TEXTS = [f"this is sentence number {place}" + " and more" * place for place in range(12)]
 
 
 def parquet_folder(root: Path, rows: dict[str, list], name: str = "test.parquet") -> Path:
@@ -143,12 +143,13 @@ def test_what_is_no_official_split_is_refused(tmp_path: Path, rows: dict, name: 
 def test_answers_are_the_saved_models(tmp_path: Path) -> None:
     data = parquet_folder(tmp_path, {"sentence": TEXTS, "label": [-1] * 12, "idx": list(range(12))})
     model, tokenizer = load_encoder(str(MODEL), task_spec("sst2"), seed=1).eval(), load_tokenizer(str(MODEL))
-    torch.nn.init.normal_(model.classifier.weight, std=5)
+    with torch.no_grad():
+        logits = torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in TEXTS])
+        model.classifier.bias -= logits.median(0).values  # both answers occur
+    expected = (logits - logits.median(0).values).argmax(1).tolist()
+    assert len(set(expected)) == 2
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    with torch.no_grad():
-        expected = [int(model(**tokenizer(text, return_tensors="pt")).logits.argmax()) for text in TEXTS]
-    assert len(set(expected)) == 2
     assert predict_split(tmp_path / "model", "sst2", "test", data, 32, "fp32") == expected
 
 
