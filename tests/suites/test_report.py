@@ -17,10 +17,14 @@ FILES = {
     *(f"table_{table}.{kind}" for table in TABLES for kind in ("csv", "md", "tex")),
     *(f"{figure}.{kind}" for figure in ("score_against_sparsity", "indicators") for kind in ("pdf", "png")),
 }
+# A finder that refuses, and not None in sys.modules: scipy takes what is there for a loaded torch.
 BLOCKED = """
 import sys
-for name in ("torch", "transformers", "datasets", "evaluate", "baselines"):
-    sys.modules[name] = None
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers", "datasets", "evaluate", "baselines"):
+            raise ImportError(f"{name} is blocked")
+sys.meta_path.insert(0, Refuse())
 import suites.records, suites.report
 """
 
