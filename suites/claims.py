@@ -26,6 +26,7 @@ from uuid import uuid4
 
 from gppdfd.errors import DataError
 from gppdfd.files import write_json
+from suites.pace import Pace
 from suites.store import (
     CHECKPOINT,
     CLAIM,
@@ -239,7 +240,7 @@ class Heartbeat:
 
     def __init__(self, claim: Claim, seconds: float | None = None) -> None:
         self.progress = Progress("start", 0, 0)
-        self._claim = claim
+        self._claim, self._pace = claim, Pace()
         self._seconds = seconds or claim.store.beat
         self._beats = 0
         self._stop = threading.Event()
@@ -254,7 +255,7 @@ class Heartbeat:
         """
         if self._lost:
             raise ClaimLostError(f"{self._claim.run_id}: taken over by another process")
-        self.progress = progress
+        self.progress = self._pace(progress)
 
     def __enter__(self) -> "Heartbeat":
         self._beat()

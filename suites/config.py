@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gppdfd.budget import Count, Target
 from gppdfd.files import canonical_json, hash_text
-from gppdfd.interface import Method, parse_method
+from gppdfd.interface import Method, named_methods, parse_method
 from gppdfd.models import load_structure, model_content
-from gppdfd.settings import Precision, TrainingConfig
+from gppdfd.settings import Precision, TrainingConfig, plan_phases
 from gppdfd.structure import Structure
 from gppdfd.tasks import load_task, task_spec
 
@@ -75,6 +75,12 @@ class RunConfig(BaseModel):
         return parse_method(self.method)
 
     @property
+    def pair(self) -> str:
+        """The method as `pruner+distiller`, also where it has a name of its own."""
+        named = named_methods().get(self.method)
+        return named.spec if named else self.method
+
+    @property
     def is_teacher(self) -> bool:
         """Whether this run is plain fine-tuning of the dense model, with the teacher's settings."""
         return self.parsed.teacher
@@ -131,17 +137,29 @@ class Inputs:
     Attributes:
         model: content hash of a local model's files; None for a name on the hub.
         data: by task, content hash of the rows in use.
+        rows: by task, number of training examples.
         structure: units of the model.
     """
 
     model: str | None
     data: Mapping[str, str]
+    rows: Mapping[str, int]
     structure: Structure
 
     def unreachable(self, run: RunConfig) -> str | None:
         """Why a run's method cannot meet its target on this model, or None."""
         pruner, _ = run.parsed.build()
         return pruner.unreachable(self.structure, run.target)
+
+    def steps(self, run: RunConfig) -> dict[str, int]:
+        """Optimiser steps of each phase of a run.
+
+        Raises:
+            UsageError: its settings leave the pruner no search, or nothing to train at all.
+        """
+        pruner, _ = run.parsed.build()
+        scoring = pruner.scoring_epochs(self.structure, run.target, run.settings.search_epochs)
+        return vars(plan_phases(run.settings, self.rows[run.task], pruner.searches, scoring))
 
 
 def read_inputs(model: str, data: DataConfig, tasks: Sequence[str], data_dir: Path | None) -> Inputs:
@@ -152,5 +170,6 @@ def read_inputs(model: str, data: DataConfig, tasks: Sequence[str], data_dir: Pa
         DataError: model or data are missing or damaged.
     """
     content, structure = model_content(model), load_structure(model)
-    rows = {task: load_task(task, data.source, data_dir, data.max_train_rows) for task in tasks}
-    return Inputs(content, {task: each.content for task, each in rows.items()}, structure)
+    read = {task: load_task(task, data.source, data_dir, data.max_train_rows) for task in tasks}
+    contents = {task: each.content for task, each in read.items()}
+    return Inputs(content, contents, {task: len(each.train) for task, each in read.items()}, structure)

@@ -2,59 +2,19 @@
 
 import sys
 import time
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, TextIO
 
 from gppdfd.progress import duration
+from suites.estimate import Estimate
 from suites.plan import PlannedRun
 from suites.store import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
-
-Group = tuple[str, ...]
-
-
-class Estimate:
-    """Expected durations, from the measured ones of the runs that are most alike.
-
-    Alike means: same role, method and task; else same role and method; else same role; else any run.
-    """
-
-    def __init__(self, measured: Iterable[tuple[PlannedRun, float]] = ()) -> None:
-        self._seconds: dict[Group, list[float]] = defaultdict(list)
-        for run, seconds in measured:
-            self.add(run, seconds)
-
-    def add(self, run: PlannedRun, seconds: float) -> None:
-        for group in _groups(run):
-            self._seconds[group].append(seconds)
-
-    def seconds(self, run: PlannedRun) -> float | None:
-        """Expected duration of a run; None before the first measured one."""
-        return next((fmean(self._seconds[group]) for group in _groups(run) if group in self._seconds), None)
-
-    def total(self, runs: Iterable[PlannedRun]) -> float | None:
-        """Expected duration of several runs, one after the other; None if nothing is known."""
-        runs = list(runs)
-        examples = {_groups(run)[0]: run for run in runs}
-        counts = Counter(_groups(run)[0] for run in runs)
-        total = 0.0
-        for group, run in examples.items():
-            if (seconds := self.seconds(run)) is None:
-                return None
-            total += seconds * counts[group]
-        return total
-
-
-def _groups(run: PlannedRun) -> list[Group]:
-    """From the narrowest group of runs alike to the widest."""
-    return [(run.role, run.method, run.task), (run.role, run.method), (run.role,), ()]
 
 
 @dataclass

@@ -20,13 +20,12 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-import baselines
 import gppdfd
 from gppdfd.budget import forward_flops, parameters, prunable, sparsity
 from gppdfd.checkpoint import State, load_checkpoint, save_checkpoint
 from gppdfd.errors import DataError
 from gppdfd.evaluation import Evaluation, evaluate
-from gppdfd.files import hash_text, write_atomically, write_json, write_text
+from gppdfd.files import write_atomically, write_json, write_text
 from gppdfd.interface import Setting
 from gppdfd.logbook import Timings
 from gppdfd.measure import latencies
@@ -42,6 +41,7 @@ from gppdfd.training import Hooks, Trained, Trainer
 from suites.checkpoints import Checkpoints
 from suites.commit import git_state
 from suites.config import SCHEMA, RunConfig
+from suites.sources import sources_hash
 from suites.store import Progress
 
 Report = Callable[[Progress], None]
@@ -445,14 +445,6 @@ def environment(device: torch.device, config: RunConfig) -> dict[str, Any]:
         "commit": commit,
         "dirty": dirty,
     }
-
-
-@cache
-def sources_hash() -> str:
-    """Hash of every source file that can change a result."""
-    folders = [Path(package.__file__).parent for package in (gppdfd, baselines) if package.__file__]
-    files = [file for folder in folders for file in sorted(folder.rglob("*.py"))] + [Path(__file__)]
-    return hash_text("".join(file.name + hash_text(file.read_text(encoding="utf-8")) for file in files))[:16]
 
 
 def _json_line(entry: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from gppdfd.cli import parse, run_command
 from gppdfd.errors import unknown
-from suites.grid import load_suite, suite_names
+from suites.suite import load_suite, suite_names
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gppdfd.files import write_atomically
-from suites.grid import GridRun, MethodRow, Request, Run, Suite, expand
+from suites.grid import GridRun, expand
+from suites.suite import MethodRow, Request, Suite
 
 Role = Literal["teacher", "student"]
 
@@ -24,9 +25,12 @@ class PlannedRun:
         role: teachers are runs too; students wait for theirs.
         order: position of the method's row in the suite.
         paper: where the method comes from.
+        pair: the method as `pruner+distiller`, also where it has a name of its own.
+        reference: whether it is the method that tables compare the others with.
         threads: how many threads the run computes with.
         config: settings of the run as JSON, what a worker gets.
         teacher: run id of the teacher that must be done first.
+        steps: optimiser steps of each phase; empty where the launch does not need them.
         reachable: False for a point that the method cannot reach; such a run is shown and never started.
         reason: why it cannot.
     """
@@ -40,9 +44,12 @@ class PlannedRun:
     role: Role
     order: int
     paper: str = ""
+    pair: str = ""
+    reference: bool = False
     threads: int = 1
     config: dict[str, Any] = field(default_factory=dict, hash=False, repr=False)
     teacher: str | None = None
+    steps: Mapping[str, int] = field(default_factory=dict, hash=False, repr=False)
     reachable: bool = True
     reason: str = ""
 
@@ -63,6 +70,8 @@ COLUMNS = (
     "role",
     "order",
     "paper",
+    "pair",
+    "reference",
     "reachable",
     "reason",
 )
@@ -73,8 +82,9 @@ def make_plan(suite: Suite, request: Request) -> list[PlannedRun]:
     runs = expand(suite, request)
     row = suite.dense_row or MethodRow(method="dense", label="dense")
     position = suite.methods.index(row) if row in suite.methods else len(suite.methods)
-    teachers = [GridRun(config, row, position) for config in _teachers(runs)]
-    unique = {run.config.run_id: _planned(run) for run in [*runs, *teachers]}
+    needed = {run.teacher.run_id: run.teacher for run in runs if run.teacher}
+    teachers = [replace(teacher, row=row, order=position) for teacher in needed.values()]
+    unique = {run.run_id: _planned(run, suite.reference) for run in [*runs, *teachers]}
     return sorted(unique.values(), key=lambda run: run.role == "student")
 
 
@@ -110,15 +120,10 @@ def write_plan(plan: Sequence[PlannedRun], path: Path) -> None:
     write_atomically(path, lambda temporary: pq.write_table(table, temporary))
 
 
-def _teachers(runs: Iterable[GridRun]) -> list[Run]:
-    found = (run.config.teacher_config() for run in runs)
-    return [config for config in found if config is not None]
-
-
-def _planned(run: GridRun) -> PlannedRun:
-    config, teacher = run.config, run.config.teacher_config()
+def _planned(run: GridRun, reference: str) -> PlannedRun:
+    config = run.config
     return PlannedRun(
-        run_id=config.run_id,
+        run_id=run.run_id,
         task=config.task,
         method=config.method,
         label=run.row.label,
@@ -127,9 +132,12 @@ def _planned(run: GridRun) -> PlannedRun:
         role="teacher" if config.is_teacher else "student",
         order=run.order,
         paper=run.row.paper,
+        pair=config.pair,
+        reference=run.row.method == reference,
         threads=config.threads,
         config=config.model_dump(mode="json"),
-        teacher=teacher.run_id if teacher else None,
+        teacher=run.teacher.run_id if run.teacher else None,
+        steps=run.steps,
         reachable=run.unreachable is None,
         reason=run.unreachable or "",
     )

@@ -3,28 +3,33 @@
 import argparse
 import signal
 import sys
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gppdfd.cli import at_least_one, parse, run_command
-from gppdfd.errors import DataError, UsageError, unknown
-from gppdfd.progress import duration
+from gppdfd.errors import DataError, UsageError
 from suites.checkpoints import EVERY_SECONDS
-from suites.claims import forget_failure, forget_result, open_store
-from suites.display import Estimate, make_display
-from suites.grid import Request, Suite, load_suite
+from suites.claims import forget_result, open_store
+from suites.display import make_display
+from suites.estimate import Estimate, measured_runs
+from suites.launches import announced, launches
 from suites.local import LocalLauncher, LocalSettings, default_jobs, usable_gpus
 from suites.plan import PlannedRun, make_plan, with_earlier, write_plan
+from suites.preview import counts, estimate_lines, local_jobs, run_lines
+from suites.probe import PROBE, probe, probe_store, probed_runs
+from suites.retry import forget, runs_to_retry
 from suites.store import STALE_SECONDS, State, Store
+from suites.suite import Request, Suite, load_suite
 from suites.worker import EXECUTE
 
 if TYPE_CHECKING:
-    from suites.slurm.profile import Profile
+    from suites.slurm import Profile
 
 SHOWN_FAILURES = 20
+STOP_SECONDS, STOP_POLL_SECONDS = 60.0, 0.2
 UNFINISHED = (State.MISSING, State.STALE, State.RUNNING, State.BLOCKED)
 
 
@@ -65,20 +70,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     options = parse(_parser(), arguments)
-    launch = _prepare(options)
-    profile = _profile(options)
-    _retry(launch, options.retry)
-    if options.dry_run:
-        _show_plan(launch)
-        _show_jobs(launch, profile)
+    if options.stop:
+        return _stop(load_suite(options.suite).name, Store(options.store))
+    launch, profile = _prepare(options), _profile(options)
+    redone = runs_to_retry(launch.store, launch.states(), options.retry)
+    if options.dry_run or options.probe:
+        _preview(launch, redone, options, profile)
         return 0
     open_store(launch.store)
     _forget_damaged(launch)
+    for run_id in redone:
+        forget(launch.store, run_id)
     _store_plan(launch)
-    if profile:
-        _submit(launch, options, profile)
-    else:
-        _launch(launch, options)
+    with announced(launch.store, launch.suite.name, launch.preset, options.launcher):
+        if profile:
+            _submit(launch, options, profile)
+        else:
+            _launch(launch, options)
     if options.detach:
         return 0
     failed = _show_result(launch)
@@ -118,10 +126,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--profile", metavar="FILE", help="with --launcher slurm: what jobs ask for (slurm/README.md)")
     add("--pack", type=at_least_one, metavar="K", help="with --launcher slurm: runs per job, in place of the profile's")
     add("--detach", action="store_true", help="with --launcher slurm: submit and return")
-    add("--retry", action="append", default=[], metavar="failed|RUN_ID", help="do failed runs once more")
-    add("--dry-run", action="store_true", help="show the runs and their states, start nothing")
+    add("--retry", action="append", default=[], metavar="failed|stale|RUN_ID",
+        help="do failed runs once more, or finished ones that other sources have made")  # fmt: skip
+    add("--dry-run", action="store_true", help="show runs, states, jobs and an estimate; train nothing")
+    add("--probe", action="store_true",
+        help="measure a short run per task and method that has no estimate, then do as --dry-run")  # fmt: skip
+    add("--stop", action="store_true",
+        help="stop the launches of this suite in this store, from any terminal; again: stop at once")  # fmt: skip
     add("--no-report", action="store_true", help="write no tables and figures")
     add("--execute", default=EXECUTE, help=argparse.SUPPRESS)
+    add("--execute-probe", default=PROBE, help=argparse.SUPPRESS)
     add("--stale-after", type=float, default=STALE_SECONDS, help=argparse.SUPPRESS)
     return parser
 
@@ -163,30 +177,12 @@ def _store_plan(launch: Launch) -> None:
     write_plan(plan, launch.plan_path)
 
 
-def _retry(launch: Launch, wanted: Sequence[str]) -> None:
-    """Turn failed runs into missing ones."""
-    states = launch.states()
-    failed = [run_id for run_id, state in states.items() if state is State.FAILED]
-    for name in wanted:
-        if name != "failed" and name not in failed:
-            raise _no_failed_run(name, states)
-        for run_id in failed if name == "failed" else [name]:
-            forget_failure(launch.store, run_id)
-
-
 def _forget_damaged(launch: Launch) -> None:
     """Turn done runs whose record cannot be read into missing ones."""
     for run in launch.plan:
         if launch.store.damaged(run.run_id):
             print(f"{run.title}: its record was damaged, the run is done again", file=sys.stderr)
             forget_result(launch.store, run.run_id)
-
-
-def _no_failed_run(name: str, states: dict[str, State]) -> UsageError:
-    if name in states:
-        return UsageError(f"--retry {name}: this run is {states[name]}, only failed ones are done again")
-    failed = [run_id for run_id, state in states.items() if state is State.FAILED]
-    return unknown("run in --retry", name, ["failed", *failed])
 
 
 def _launch(launch: Launch, options: argparse.Namespace) -> None:
@@ -196,12 +192,17 @@ def _launch(launch: Launch, options: argparse.Namespace) -> None:
     missing = [run for run in launch.possible if states[run.run_id] in UNFINISHED]
     if not missing:
         return
-    jobs = min(options.jobs or default_jobs(missing, gpus, options.runs_per_gpu), len(missing))
+    jobs = _workers(missing, options, gpus)
     every = 60 * options.checkpoint_every
     settings = LocalSettings(launch.store, options.data_dir, jobs, gpus, options.execute, every)
-    with make_display(launch.possible, done, jobs, _measured(launch)) as display:
+    with make_display(launch.possible, done, jobs, _estimate(launch)) as display:
         display.message(f"{launch.suite.title}: {len(missing)} of {len(launch.possible)} runs to do, {jobs} at a time")
         LocalLauncher(launch.possible, settings, display).run()
+
+
+def _estimate(launch: Launch) -> Estimate:
+    """Durations of all runs of the store, and what probes found."""
+    return Estimate(measured_runs(launch.store, launch.plan), probed_runs(launch.store))
 
 
 def _profile(options: argparse.Namespace) -> "Profile | None":
@@ -213,53 +214,91 @@ def _profile(options: argparse.Namespace) -> "Profile | None":
         return None
     if options.profile is None:
         raise UsageError("--launcher slurm needs --profile: the name or file of a cluster profile, see slurm/README.md")
-    from suites.slurm.profile import load_profile
+    from suites.slurm import load_profile
 
-    return load_profile(options.profile, {"pack": options.pack} if options.pack else {})
+    profile: Profile = load_profile(options.profile, {"pack": options.pack} if options.pack else {})
+    return profile
 
 
 def _submit(launch: Launch, options: argparse.Namespace, profile: "Profile") -> None:
     """Submit what is missing and follow it, unless detached."""
-    from suites.slurm.launcher import SlurmLauncher, SlurmSettings
+    from suites.slurm import SlurmLauncher, SlurmSettings
 
-    states = launch.states()
-    done = {run_id for run_id, state in states.items() if state is State.DONE}
-    if len(done) == len(launch.plan):
-        return
+    done = {run_id for run_id, state in launch.states().items() if state is State.DONE}
+    jobs = profile.throttle or len(launch.plan)
     every = 60 * options.checkpoint_every
     settings = SlurmSettings(
         launch.store, profile, launch.suite.name, options.data_dir, options.execute, every, options.detach
     )
-    with make_display(launch.possible, done, profile.throttle or len(launch.plan), _measured(launch)) as display:
+    with make_display(launch.possible, done, jobs, _estimate(launch)) as display:
         SlurmLauncher(launch.possible, settings, display).run()
 
 
-def _show_jobs(launch: Launch, profile: "Profile | None") -> None:
-    """Batch scripts that the missing runs would be submitted with."""
-    if profile is None:
-        return
-    from suites.slurm.launcher import sbatch_preview
-
-    states = launch.states()
-    for script in sbatch_preview([run for run in launch.possible if states[run.run_id] in UNFINISHED], profile):
-        print(f"\n{script}")
-
-
-def _measured(launch: Launch) -> Estimate:
-    """Durations of the runs of this plan that are done."""
-    seconds = ((run, launch.store.seconds(run.run_id)) for run in launch.plan)
-    return Estimate((run, taken) for run, taken in seconds if taken is not None)
-
-
-def _show_plan(launch: Launch) -> None:
-    states = launch.states()
-    for run in launch.plan:
-        state = states[run.run_id] if run.reachable else f"not reachable: {run.reason}"
-        print(f"{state:8} {run.run_id}  {run.title}")
+def _preview(
+    launch: Launch, redone: Collection[str], options: argparse.Namespace, profile: "Profile | None" = None
+) -> None:
+    """Say what a launch would do, and start none of it but probes."""
+    states = launch.states() | dict.fromkeys(redone, State.MISSING)
     left = [run for run in launch.possible if states[run.run_id] in UNFINISHED]
-    expected = _measured(launch).total(left)
-    print(_counts(states.values()))
-    print("no estimate" if expected is None else f"estimate: {duration(expected)} with one worker")
+    for line in run_lines(launch.plan, states):
+        print(line)
+    if not left:
+        print("nothing to do")
+        return
+    gpus, estimate = usable_gpus(), _estimate(launch)
+    if options.probe:
+        probe(left, _probe_settings(launch, options, gpus), estimate)
+    workers = min(profile.throttle or len(left), len(left)) if profile else _workers(left, options, gpus)
+    for line in [*_jobs(left, workers, gpus, profile), *estimate_lines(left, estimate, workers, gpus)]:
+        print(line)
+
+
+def _jobs(left: Sequence[PlannedRun], workers: int, gpus: Sequence[str], profile: "Profile | None") -> Sequence[str]:
+    """What the runs become: processes of this machine, or the batch scripts of a cluster."""
+    if profile is None:
+        return [local_jobs(left, workers, gpus)]
+    from suites.slurm import sbatch_preview
+
+    scripts: Sequence[str] = sbatch_preview(left, profile)
+    return scripts
+
+
+def _probe_settings(launch: Launch, options: argparse.Namespace, gpus: tuple[str, ...]) -> LocalSettings:
+    return LocalSettings(probe_store(launch.store), options.data_dir, 1, gpus[:1], options.execute_probe)
+
+
+def _workers(left: Sequence[PlannedRun], options: argparse.Namespace, gpus: Sequence[str]) -> int:
+    return min(options.jobs or default_jobs(left, gpus, options.runs_per_gpu), len(left))
+
+
+def _stop(suite: str, store: Store) -> int:
+    """Ask the launches of a suite to stop, and wait until they have."""
+    asked = launches(store, suite)
+    for launch in asked:
+        launch.ask_to_stop()
+        print(f"asked to stop: {launch.title}", flush=True)
+    end = time.monotonic() + STOP_SECONDS
+    while any(not launch.over for launch in asked) and time.monotonic() < end:
+        time.sleep(STOP_POLL_SECONDS)
+    if any(not launch.over for launch in asked):
+        print("still finishing their steps; the same line again stops them at once")
+        return 1
+    cancelled = _cancel(suite, store)
+    something = asked or cancelled
+    print("stopped; the same command without --stop goes on" if something else f"no launch of {suite} in {store.root}")
+    return 0
+
+
+def _cancel(suite: str, store: Store) -> bool:
+    """Cancel what SLURM launches of a suite have in the queue."""
+    if not (store.root / "slurm").exists():
+        return False
+    from suites.slurm.queue import cancel_suite
+
+    jobs = cancel_suite(store, suite)
+    if jobs:
+        print(f"cancelled jobs: {', '.join(jobs)}")
+    return bool(jobs)
 
 
 def _show_result(launch: Launch) -> int:
@@ -270,15 +309,10 @@ def _show_result(launch: Launch) -> int:
         print(f"failed: {run.title}: {launch.store.reason(run.run_id)}\n  log: {launch.store.log(run.run_id)}")
     if len(failed) > SHOWN_FAILURES:
         print(f"... and {len(failed) - SHOWN_FAILURES} more: python -m suites.status {launch.suite.name}")
-    print(f"{_counts(states.values())}; runs in {launch.store.root}")
+    print(f"{counts(states.values())}; runs in {launch.store.root}")
     if failed:
         print("failed runs are not tried again, unless you add: --retry failed")
     return sum(states[run.run_id] is not State.DONE for run in launch.possible)
-
-
-def _counts(states: Iterable[State]) -> str:
-    counts = Counter(states)
-    return ", ".join(f"{counts[state]} {state}" for state in State if counts[state])
 
 
 def _report(launch: Launch, out: Path | None) -> None:

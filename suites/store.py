@@ -30,8 +30,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gppdfd.errors import DataError
-
 LAYOUT, LAYOUT_FILE = 2, "store.json"
 """Version of the layout above. Stores of version 1 had neither `store.json` nor checkpoints; else they are the same."""
 
@@ -57,11 +55,17 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is: `step` of `steps` in `phase`."""
+    """Where a run is: `step` of `steps` in `phase`, at `speed` steps a second if known."""
 
     phase: str
     step: int
     steps: int
+    speed: float | None = None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to the last step at this speed."""
+        return (self.steps - self.step) / self.speed if self.speed else None
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,8 @@ class Store:
         """
         layout = (read_json(self.root / LAYOUT_FILE) or {}).get("layout", LAYOUT)
         if layout > LAYOUT:
+            from gppdfd.errors import DataError  # late: stores are read where the library is not installed
+
             raise DataError(
                 f"{self.root} has layout {layout}, made by a later version; this one reads up to {LAYOUT}: "
                 "update it, or choose another folder with --store"
@@ -169,6 +175,10 @@ class Store:
         """Whether a run is done and its record cannot be read."""
         return (self.folder(run_id) / DONE).exists() and self.record(run_id) is None
 
+    def sources(self, run_id: str) -> str | None:
+        """Hash of the sources that made the record of a finished run; None if it tells none."""
+        return (read_json(self.folder(run_id) / RECORD) or {}).get("sources")
+
     def failure(self, run_id: str) -> dict[str, Any]:
         """`kind`, `reason`, `traceback` of a failed run; empty if it did not fail."""
         return read_json(self.folder(run_id) / FAILED) or {}
@@ -184,7 +194,7 @@ class Store:
     def progress(self, run_id: str) -> Progress | None:
         """What the holder of a run last told of its progress."""
         beat = read_json(self.folder(run_id) / HEARTBEAT)
-        return Progress(beat["phase"], beat["step"], beat["steps"]) if beat else None
+        return Progress(beat["phase"], beat["step"], beat["steps"], beat.get("speed")) if beat else None
 
     def holder(self, run_id: str) -> Holder | None:
         """Who holds the claim on a run, dead or alive."""
@@ -199,7 +209,7 @@ class Store:
 
     def _names(self, run_id: str) -> frozenset[str]:
         try:
-            return frozenset(path.name for path in self.folder(run_id).iterdir())
+            return frozenset(os.listdir(self.folder(run_id)))  # noqa: PTH208 (half the time of iterdir, for many runs)
         except FileNotFoundError:
             return frozenset()
 

@@ -11,6 +11,8 @@ import pytest
 
 from gppdfd.structure import ADAPTERS, KINDS
 from gppdfd.tasks.micro import MODEL
+from suites.grid import expand
+from suites.suite import Request, load_suite
 from tests.tiny import MODEL_TYPES
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +42,19 @@ def test_commands_run_in_order_in_an_empty_folder(tmp_path: Path) -> None:
     assert (out / "score_against_sparsity.png").stat().st_size > 10_000
     again = run(next(line for line in lines if "suites.run" in line), tmp_path)
     assert "to do" not in again.stdout, "the same line again must find nothing to do"
+
+
+def test_the_suite_of_the_readme_is_the_grid_it_says(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(block)
+    request = Request(only=["method=gpp+dfd,gpp+none"])
+    runs = [run.config for run in expand(load_suite(str(tmp_path / "mine.yaml"), request), request)]
+    found = {(run.task, run.method, run.sparsity) for run in runs}
+    tied = {("mrpc", 0.8), ("rte", 0.8), ("sst2", 0.8), ("sst2", 0.95)}
+    every = {(task, method, sparsity) for task, sparsity in tied for method in ("gpp+dfd", "gpp+none")}
+    assert found == every - {("rte", "gpp+none", 0.8)}
+    assert {run.seed for run in runs} == {1, 2, 3}
+    assert {run.method: run.settings.search_epochs for run in runs} == {"gpp+dfd": 2, "gpp+none": 1}
 
 
 @pytest.mark.parametrize("line", [line for line in commands("sh") if line.startswith("make")])

@@ -134,17 +134,18 @@ class SlurmLauncher:
 
     def _settle(self, run: PlannedRun, state: State) -> None:
         if state is State.DONE:
-            self._display.done(run, self._store.seconds(run.run_id))
+            self._finish(run)
         elif state is State.FAILED:
             self._fail(run)
         elif state is State.RUNNING:
             self._show(run)
-            return
-        else:
-            if run.run_id in self._display.running:
-                self._display.released(run)
-            return
-        self._left.pop(run.run_id, None)
+        elif run.run_id in self._display.running:
+            self._display.released(run)
+
+    def _finish(self, run: PlannedRun) -> None:
+        del self._left[run.run_id]
+        if run.run_id in self._display.left:
+            self._display.done(run, self._store.seconds(run.run_id))
 
     def _show(self, run: PlannedRun) -> None:
         if run.run_id not in self._display.running:
@@ -154,6 +155,7 @@ class SlurmLauncher:
 
     def _fail(self, run: PlannedRun) -> None:
         """A failed run; its students need not wait for a job of their own to be called blocked."""
+        del self._left[run.run_id]
         reason = self._store.reason(run.run_id)
         self._display.failed(run, reason, self._store.log(run.run_id))
         for student in [other for other in self._left.values() if other.teacher == run.run_id]:
@@ -164,7 +166,11 @@ class SlurmLauncher:
 
     def _look_for_gone(self) -> None:
         """Give up the runs whose job has left the queue for good."""
-        jobs = queue.queue()
+        try:
+            jobs = queue.queue()
+        except DataError as error:
+            self._display.message(f"Slurm does not answer, the jobs are followed in the store alone: {error}")
+            return
         waiting = queue.alive(jobs, {run_id: self._jobs[run_id] for run_id in self._left if run_id in self._jobs})
         now = time.monotonic()
         self._gone = {run_id: self._gone.get(run_id, now) for run_id in self._left if run_id not in waiting}

@@ -68,8 +68,8 @@ def queued_runs(store: Store) -> dict[str, Queued]:
         return {}
 
 
-def cancel_runs(store: Store, run_ids: Iterable[str]) -> list[str]:
-    """Cancel the jobs that are to do some runs, with all that they pack; returns their numbers.
+def cancel_suite(store: Store, suite: str) -> list[str]:
+    """Cancel the jobs of a suite that are in the queue; returns their numbers.
 
     Running jobs write checkpoints first, so that the next launch goes on from there.
 
@@ -78,7 +78,8 @@ def cancel_runs(store: Store, run_ids: Iterable[str]) -> list[str]:
     """
     run_jobs = submitted(store)
     waiting = alive(queue(), run_jobs)
-    jobs = sorted({run_jobs[run_id].job for run_id in run_ids if run_id in waiting})
+    own = (run_jobs[run_id] for run_id in waiting)
+    jobs = sorted({job.job for job in own if job.name.rpartition("-")[0] == suite})
     for start in range(0, len(jobs), BATCH):
         ask("scancel", *jobs[start : start + BATCH])
     return jobs

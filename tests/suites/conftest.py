@@ -8,11 +8,12 @@ from types import ModuleType
 
 import pytest
 
-from suites.display import Display, Estimate
-from suites.grid import Request, load_suite
+from suites.display import Display
+from suites.estimate import Estimate
 from suites.local import LocalLauncher, LocalSettings
 from suites.plan import PlannedRun, make_plan
 from suites.store import Store
+from suites.suite import Request, load_suite
 
 HERE = Path(__file__).parent
 

@@ -16,9 +16,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from gppdfd.errors import DataError
+from gppdfd.errors import DataError, UsageError
 from gppdfd.files import canonical_json, hash_text, write_json
 from suites.checkpoints import Checkpoints
+from suites.sources import sources_hash
 from suites.store import Progress
 
 
@@ -58,6 +59,10 @@ class RunConfig(BaseModel):
     protocol: str
 
     @property
+    def pair(self) -> str:
+        return self.method
+
+    @property
     def is_teacher(self) -> bool:
         return self.method == "dense"
 
@@ -66,6 +71,10 @@ class RunConfig(BaseModel):
         digest = hash_text(canonical_json(self.model_dump(mode="json")))[:10]
         method = self.method.replace("+", "-").replace("(", "-").replace(")", "")
         return f"{self.task}-{method}-{self.sparsity:g}-seed{self.seed}-{digest}"
+
+    @property
+    def settings(self) -> TrainingConfig:
+        return self.teacher if self.is_teacher else self.training
 
     def teacher_config(self) -> "RunConfig | None":
         if self.is_teacher or self.method.endswith("+none"):
@@ -80,6 +89,11 @@ class Inputs:
     model: str | None
     data: dict[str, str]
 
+    def steps(self, run: RunConfig) -> dict[str, int]:
+        if run.settings.epochs == 0:
+            raise UsageError("training has no steps")
+        return {"recovery": 10 * run.settings.epochs}
+
     def unreachable(self, run: RunConfig) -> str | None:
         return "too far" if run.method.startswith("far") else None
 
@@ -93,6 +107,7 @@ def stand_in() -> ModuleType:
     module = ModuleType("suites.config")
     module.RunConfig = RunConfig  # type: ignore[attr-defined]
     module.DataConfig = DataConfig  # type: ignore[attr-defined]
+    module.TrainingConfig = TrainingConfig  # type: ignore[attr-defined]
     module.read_inputs = read_inputs  # type: ignore[attr-defined]
     return module
 
@@ -179,8 +194,25 @@ def fake_record(config: RunConfig, value: str) -> dict[str, Any]:
         },
         "data": {"source": "micro", "content": "hash"},
         "selection": {"rule": "last", "step": 20},
+        "sources": sources_hash(),
         "finished": "2026-01-02T03:04:05+00:00",
     }
+
+
+def execute_probe(
+    config: RunConfig,
+    folder: Path,
+    store_root: Path,
+    data_dir: Path | None,
+    report: Callable[[Progress], None],
+    *more: object,
+) -> None:
+    """A probe that says a run takes 100 s, and a dense one 40 s."""
+    if config.method.startswith("fail"):
+        raise DataError(f"{config.task} cannot be learnt")
+    write_json(folder / "record.json", {"role": "teacher" if config.is_teacher else "student"})
+    seconds = 40.0 if config.is_teacher else 100.0
+    write_json(folder / "probe.json", {"seconds": seconds, "sources": sources_hash()})
 
 
 # Worker processes load this module for `execute`, so that they find these settings and not the real ones.

@@ -9,25 +9,12 @@ from rich.console import Console
 
 from gppdfd.progress import duration
 from suites import display
-from suites.display import Display, Estimate, PlainDisplay, RichDisplay, make_display
+from suites.display import Display, PlainDisplay, RichDisplay, make_display
+from suites.estimate import Estimate
 from suites.plan import PlannedRun
 from suites.store import Progress
 
 PlanOf = Callable[..., list[PlannedRun]]
-
-
-def test_estimates_come_from_the_runs_most_alike(plan_of: PlanOf) -> None:
-    dense_mrpc, dense_stsb = plan_of("method=dense")
-    ok = plan_of("method=ok+none")[0]
-    assert Estimate().seconds(ok) is None
-    estimate = Estimate([(dense_mrpc, 2.0), (dense_stsb, 6.0)])
-    assert estimate.seconds(dense_mrpc) == 2.0
-    assert estimate.seconds(ok) == 4.0  # no student yet: the mean of all
-    estimate.add(ok, 20.0)
-    assert estimate.seconds(plan_of("task=stsb", "method=ok+dfd")[1]) == 20.0
-    assert estimate.total([dense_mrpc, dense_stsb, ok, ok]) == 48.0
-    assert Estimate().total([ok]) is None
-    assert Estimate().total([]) == 0.0
 
 
 def test_the_time_left_is_shared_by_the_workers(plan_of: PlanOf, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +48,7 @@ def test_plain_lines_tell_every_event(plan_of: PlanOf) -> None:
     shown.blocked(plan[2], "its teacher failed")
     assert out.getvalue().splitlines() == [
         "start    mrpc Dense seed 1",
-        "done     mrpc Dense seed 1 in 2.0 s  [1/4 done, 6.0 s left]",
+        "done     mrpc Dense seed 1 in 2.0 s  [1/4 done]",
         "FAILED   mrpc OK 0.8 seed 1: no data  (log: runs/x/log.txt)",
         "BLOCKED  mrpc OK, other 0.8 seed 1: its teacher failed",
     ]

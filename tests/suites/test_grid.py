@@ -2,12 +2,22 @@
 
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gppdfd.errors import UsageError
-from suites.grid import GridRun, Request, expand, load_suite, split_list, suite_names
+from suites.grid import GridRun, Point, _left_out, expand, split_list
+from suites.suite import Request, Suite, load_suite, suite_names
+from tests.suites.conftest import SUITE
+
+AXES = {"task": ["mrpc", "stsb"], "method": ["ok+dfd", "ok+none", "dense"], "sparsity": [0.8, 0.95]}
+WHERE = st.fixed_dictionaries(
+    {}, optional={axis: st.lists(st.sampled_from(some), min_size=1, unique=True) for axis, some in AXES.items()}
+).filter(bool)
 
 
 def grid(path: Path, *only: str, **more: object) -> list[GridRun]:
@@ -220,6 +230,165 @@ def test_a_preset_begins_with_the_shared_one(suite_file: Path) -> None:
     preset = load_suite(str(change(suite_file, "presets", "micro", value=own))).preset("micro")
     assert preset.training == {**shared["training"], "learning_rate": 0.5, "search_epochs": 1}
     assert (preset.seeds, preset.threads) == ((1, 2), shared["threads"])
+
+
+def write_child(tmp_path: Path, suite_file: Path, text: str) -> Path:
+    """A suite in a folder of its own that extends the tiny one by a relative path."""
+    path = tmp_path / "children" / "child.yaml"
+    path.parent.mkdir()
+    path.write_text(f"extends: ../{suite_file.name}\n{text}")
+    return path
+
+
+def test_a_child_changes_presets_and_keeps_the_others(tmp_path: Path, suite_file: Path) -> None:
+    child = load_suite(
+        str(write_child(tmp_path, suite_file, "name: child\npresets: {micro: {training: {epochs: 7}, seeds: 2}}"))
+    )
+    parent = load_suite(str(suite_file))
+    assert child.presets["mini"] == parent.presets["mini"]
+    assert child.presets["micro"].training == {"lr": 5e-4, "epochs": 7}
+    assert child.presets["micro"].seeds == (1, 2)
+    assert child.presets["micro"].teacher == parent.presets["micro"].teacher
+
+
+def test_a_childs_preset_with_from_begins_anew(tmp_path: Path, suite_file: Path) -> None:
+    child = load_suite(str(write_child(tmp_path, suite_file, "name: child\npresets: {mini: {from: micro}}")))
+    assert (child.presets["mini"].tasks, child.presets["mini"].seeds) == (None, None)
+
+
+def test_a_circle_of_suites_is_refused(tmp_path: Path, suite_file: Path) -> None:
+    child = write_child(tmp_path, suite_file, "name: child")
+    change(suite_file, "extends", value="children/child.yaml")
+    with pytest.raises(UsageError, match=r"extends goes round in a circle: .*child\.yaml -> .*tiny\.yaml -> "):
+        load_suite(str(child))
+
+
+def test_a_parent_that_is_no_suite_is_refused(tmp_path: Path, suite_file: Path) -> None:
+    child = write_child(tmp_path, suite_file, "name: child")
+    suite_file.write_text("- just\n- a list\n")
+    with pytest.raises(UsageError, match=r"child\.yaml: extends \.\./tiny\.yaml: this file is no suite"):
+        load_suite(str(child))
+
+
+def test_tied_axes_are_the_points_named(suite_file: Path) -> None:
+    tied = [{"task": "mrpc", "sparsity": 0.8}, {"task": "stsb", "sparsity": 0.95, "method": ["OK", "ok+none"]}]
+    change(suite_file, "points", value=tied)
+    assert points(grid(suite_file)) == [
+        ("mrpc", "ok+dfd", 0.8, 1),
+        ("mrpc", "ok(a=1,b=2)+dfd", 0.8, 1),
+        ("mrpc", "ok+none", 0.8, 1),
+        ("mrpc", "dense", 0.0, 1),  # a dense row has no sparsity to tie
+        ("stsb", "ok+dfd", 0.95, 1),
+        ("stsb", "ok+none", 0.95, 1),
+    ]
+
+
+def test_excluded_points_are_left_out(suite_file: Path) -> None:
+    every = points(grid(suite_file))
+    change(suite_file, "exclude", value=[{"task": "stsb", "sparsity": 0.95}, {"method": "OK, other"}])
+    assert points(grid(suite_file)) == [
+        (task, method, sparsity, seed)
+        for task, method, sparsity, seed in every
+        if (task, sparsity) != ("stsb", 0.95) and method != "ok(a=1,b=2)+dfd"
+    ]
+
+
+def test_rules_of_suite_and_preset_hold_together(suite_file: Path) -> None:
+    change(suite_file, "exclude", value=[{"task": "stsb"}])
+    change(suite_file, "presets", "micro", "points", value=[{"sparsity": 0.8, "method": "ok+none"}])
+    assert points(grid(suite_file)) == [("mrpc", "ok+none", 0.8, 1)]
+    change(suite_file, "presets", "micro", "points", value=[{"task": "stsb"}])
+    message = r"the rules leave no run of these: excluded by task=stsb|not among the suite's `points`"
+    with pytest.raises(UsageError, match=message):
+        grid(suite_file)
+
+
+def test_asking_for_nothing_but_excluded_points_says_why(suite_file: Path) -> None:
+    change(suite_file, "exclude", value=[{"task": "stsb", "sparsity": 0.95}])
+    with pytest.raises(UsageError, match=r"leave no run of these: excluded by task=stsb sparsity=0\.95"):
+        grid(suite_file, "task=stsb", "sparsity=0.95", "method=ok+none")
+
+
+def test_overrides_change_the_training_of_some(suite_file: Path) -> None:
+    change(suite_file, "overrides", value=[{"method": "OK", "training": {"epochs": 5, "lr": 1e-5}}])
+    change(suite_file, "presets", "micro", "overrides", value=[{"task": "stsb", "training": {"lr": 2e-5}}])
+    found = {
+        (run.config.task, run.row.label): run.config.model_dump(mode="json")["training"] for run in grid(suite_file)
+    }
+    assert found["mrpc", "OK"] == {"lr": 1e-5, "epochs": 5}
+    assert found["stsb", "OK"] == {"lr": 2e-5, "epochs": 5}
+    assert found["stsb", "alone"] == {"lr": 2e-5, "epochs": 2}
+    assert found["mrpc", "alone"] == {"lr": 5e-4, "epochs": 2}
+
+
+def test_the_command_line_has_the_last_word(suite_file: Path) -> None:
+    change(suite_file, "overrides", value=[{"method": "OK", "training": {"epochs": 5, "lr": 1e-5}}])
+    run = grid(suite_file, settings=["training.epochs=9"])[0]
+    assert run.config.model_dump(mode="json")["training"] == {"lr": 1e-5, "epochs": 9}
+
+
+def test_an_override_leaves_the_teacher_alone(suite_file: Path) -> None:
+    teachers = {run.teacher.run_id for run in grid(suite_file) if run.teacher}
+    change(suite_file, "overrides", value=[{"training": {"epochs": 5}, "task": "mrpc"}])
+    assert {run.teacher.run_id for run in grid(suite_file) if run.teacher} == teachers
+
+
+@pytest.mark.parametrize(
+    ("key", "rule", "message"),
+    [
+        ("points", {"task": "mrcp"}, r"points\.0: unknown task 'mrcp'. Did you mean 'mrpc'"),
+        ("points", {"sparsity": 0.9}, r"points\.0: unknown sparsity '0.9'.* Choose from: 0.8, 0.95"),
+        ("exclude", {"method": "alnoe"}, r"exclude\.0: unknown method 'alnoe'.*Choose from: dense"),
+        ("exclude", {"seed": 4}, r"exclude\.0: unknown seed '4'"),
+        ("exclude", {"taks": "mrpc"}, r"unknown key in exclude\.0 'taks'. Did you mean 'task'"),
+        ("exclude", {}, r"exclude\.0: names no values of: task, method, sparsity, seed"),
+        ("exclude", {"task": []}, r"exclude\.0\.task: .*at least 1 item"),
+        ("overrides", {"method": "OK"}, r"overrides\.0\.training is missing"),
+        ("overrides", {"method": "OK", "training": {}}, r"overrides\.0\.training: .*at least 1 item"),
+        (
+            "overrides",
+            {"method": "dense", "training": {"lr": 1}},
+            r"overrides\.0: dense trains with the preset's `teac",
+        ),
+        (
+            "overrides",
+            {"method": "alone", "training": {"epoch": 1}},
+            r"overrides\.0\.training: unknown key 'epoch'. Did you mean 'epochs'",
+        ),
+    ],
+)
+def test_a_wrong_rule_is_refused(suite_file: Path, key: str, rule: dict[str, object], message: str) -> None:
+    change(suite_file, key, value=[rule])
+    with pytest.raises(UsageError, match=message):
+        grid(suite_file, "method=OK")
+
+
+@given(tied=st.lists(WHERE, max_size=3), excluded=st.lists(WHERE, max_size=3))
+def test_rules_select_what_a_plain_filter_selects(tied: list[dict[str, Any]], excluded: list[dict[str, Any]]) -> None:
+    """Against a direct reading of the definition, over the whole product."""
+    suite = Suite.model_validate({**yaml.safe_load(SUITE), "points": tied or None, "exclude": excluded})
+    every = [
+        Point(row, 1, task, sparsity)
+        for row in suite.methods
+        for task in suite.tasks
+        for sparsity in ((0.0,) if row.method == "dense" else suite.sparsities)
+    ]
+
+    def described(point: Point, rule: dict[str, Any], axes: set[str]) -> bool:
+        values = {"task": point.task, "sparsity": point.sparsity, "method": point.row.method}
+        return all(values[axis] in rule[axis] for axis in axes & set(rule))
+
+    def wanted(point: Point) -> bool:
+        axes = {"task", "method"} if point.row.method == "dense" else {"task", "method", "sparsity"}
+        kept = not tied or any(described(point, rule, axes) for rule in tied)
+        return kept and not any(described(point, rule, set(rule)) for rule in excluded)
+
+    assert [point for point in every if not _left_out(point, suite)] == list(filter(wanted, every))
+
+
+def test_settings_that_leave_nothing_to_train_are_refused_before_the_start(suite_file: Path) -> None:
+    with pytest.raises(UsageError, match=r"tiny, preset micro: ok\+dfd on mrpc: training has no steps"):
+        grid(suite_file, settings=["training.epochs=0"])
 
 
 def test_an_unknown_shared_preset_is_refused(suite_file: Path) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from gppdfd.errors import UsageError
-from suites.grid import Request, load_suite
 from suites.plan import COLUMNS, PlannedRun, make_plan, with_earlier, write_plan
 from suites.store import Store
+from suites.suite import Request, load_suite
 
 PlanOf = Callable[..., list[PlannedRun]]
 
@@ -45,6 +45,8 @@ def test_the_file_has_the_columns_that_reports_read(plan_of: PlanOf, store: Stor
         "role": "student",
         "order": 0,
         "paper": "Somebody 2024",
+        "pair": "ok+dfd",
+        "reference": True,
         "reachable": True,
         "reason": "",
     }

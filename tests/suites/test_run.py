@@ -1,5 +1,7 @@
 """The command `suites.run` as a user meets it: exit codes, messages, relaunch, Ctrl-C."""
 
+import json
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 
 from suites import run as command
 from suites.run import main
+from suites.sources import sources_hash
 from suites.store import State, Store
 
 
@@ -24,6 +27,7 @@ class Told(NamedTuple):
 
 
 Run = Callable[..., Told]
+FAKE = ["--execute", "fake_runs:execute", "--execute-probe", "fake_runs:execute_probe"]
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +42,7 @@ def keep_signals() -> Iterator[None]:
 @pytest.fixture
 def arguments(tmp_path: Path, suite_file: Path) -> list[str]:
     where = ["--store", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
-    return [str(suite_file), *where, "--execute", "fake_runs:execute", "--no-report", "--jobs", "2"]
+    return [str(suite_file), *where, *FAKE, "--no-report", "--jobs", "2"]
 
 
 @pytest.fixture
@@ -114,10 +118,97 @@ def test_a_dry_run_starts_and_writes_nothing(run_suite: Run, store: Store) -> No
     shown = run_suite("--dry-run")
     assert shown.code == 0
     assert shown.out.count("missing  ") == 14
-    assert "no estimate" in shown.out
+    assert "14 missing\njobs: 2 worker processes on this machine (CPU), one run at a time each: 2 tea" in shown.out
+    assert "no estimate for 14 runs (dense on mrpc, dense on stsb, ok+dfd on mrpc, " in shown.out
     assert not store.root.exists()
     run_suite("--only", "task=mrpc")
-    assert "7 missing, 7 done\nestimate: " in run_suite("--dry-run").out
+    again = run_suite("--dry-run").out
+    assert "7 missing, 7 done\n" in again
+    assert re.search(r"\nestimate: .* of work, done in .*, at \d{4}-\d\d-\d\d \d\d:\d\d if started now\n", again)
+    assert "  7 of them from steps of its method on other tasks\n" in again
+    run_suite()
+    assert "14 done\nnothing to do\n" in run_suite("--dry-run").out
+
+
+def test_a_dry_run_says_which_runs_have_no_estimate(run_suite: Run) -> None:
+    run_suite("--only", "method=dense", "task=mrpc")
+    shown = run_suite("--dry-run", "--only", "method=dense,alone")
+    assert "5 missing, 1 done" in shown.out
+    assert "\nestimate for 1 of 5 runs: " in shown.out
+    assert "\nno estimate for 4 runs (ok+none on mrpc, ok+none on stsb): see --probe\n" in shown.out
+
+
+def test_a_probe_measures_what_has_no_estimate(run_suite: Run, store: Store) -> None:
+    probed = run_suite("--probe")
+    assert probed.code == 0
+    assert "8 probes, one at a time" in probed.out  # two tasks, three methods and dense
+    assert "14 missing" in probed.out
+    assert "estimate: 21 min of work, done in 11 min" in probed.out  # 2 x 40 s and 12 x 100 s, by two workers
+    assert "14 of them from a probe of its task and method" in probed.out
+    assert [path.name for path in store.root.iterdir()] == [".probes"]
+    assert "probes" not in run_suite("--probe").out.replace("a probe of", "")
+    assert "14 of them from a probe" in run_suite("--dry-run").out
+
+
+def test_probes_of_other_sources_do_not_count(run_suite: Run, store: Store) -> None:
+    run_suite("--probe", "--only", "task=mrpc")
+    for path in store.root.glob(".probes/*/probe.json"):
+        path.write_text('{"seconds": 1, "sources": "other"}')
+    assert "no estimate for 7 runs" in run_suite("--dry-run", "--only", "task=mrpc").out
+    assert "4 probes, one at a time" in run_suite("--probe", "--only", "task=mrpc").out
+
+
+def test_a_failing_probe_leaves_its_runs_without_an_estimate(run_suite: Run, suite_file: Path) -> None:
+    rename_method(suite_file, "fail+dfd")
+    told = run_suite("--probe", "--only", "task=mrpc")
+    assert "FAILED   mrpc OK 0.8 seed 1: mrpc cannot be learnt" in told.out
+    assert "estimate for 5 of 7 runs: " in told.out
+    assert "no estimate for 2 runs (fail+dfd on mrpc): see --probe" in told.out
+
+
+def test_a_teacher_that_is_done_is_not_probed(run_suite: Run) -> None:
+    run_suite("--only", "task=mrpc", "method=dense")
+    assert "1 probes" in run_suite("--probe", "--only", "task=mrpc", "method=OK").out
+
+
+def test_a_dry_run_with_retry_changes_nothing(run_suite: Run, suite_file: Path, store: Store) -> None:
+    rename_method(suite_file, "fail+dfd")
+    run_suite("--only", "task=mrpc")
+    shown = run_suite("--only", "task=mrpc", "--retry", "failed", "--dry-run")
+    assert "2 missing, 5 done" in shown.out
+    assert len(list(store.root.glob("*/failed.json"))) == 2
+
+
+def test_retry_of_results_that_other_sources_made(run_suite: Run, store: Store) -> None:
+    run_suite("--only", "task=mrpc")
+    again = run_suite("--only", "task=mrpc", "--retry", "stale")
+    assert "start " not in again.out
+    records = sorted(store.root.glob("*/record.json"))[:2]
+    for path in records:
+        path.write_text(json.dumps({**json.loads(path.read_text()), "sources": "other"}))
+    assert "2 missing, 5 done" in run_suite("--only", "task=mrpc", "--retry", "stale", "--dry-run").out
+    one = run_suite("--only", "task=mrpc", "--retry", records[0].parent.name)
+    assert one.out.count("start ") == 1
+    all_ = run_suite("--only", "task=mrpc", "--retry", "stale")
+    assert all_.out.count("start ") == 1
+    assert {json.loads(path.read_text())["sources"] for path in records} == {sources_hash()}
+    assert not list(store.root.glob("*/.old-*"))
+
+
+def test_a_launch_is_stopped_from_elsewhere(
+    arguments: list[str], suite_file: Path, store: Store, run_suite: Run
+) -> None:
+    rename_method(suite_file, "slow+none")
+    launcher = process(*arguments, "--only", "task=mrpc", "sparsity=0.8", "method=OK")
+    slow = _wait_for_slow_run(store)
+    told = run_suite("--stop")
+    assert told.code == 0
+    assert f"asked to stop: tiny, preset micro (local, process {launcher.pid} on " in told.out
+    assert told.out.endswith("stopped; the same command without --stop goes on\n")
+    _, errors = launcher.communicate(timeout=20)
+    assert (launcher.returncode, errors) == (130, "stopped; the same command goes on where it was\n")
+    assert store.state(slow) is State.MISSING
+    assert run_suite("--stop").out == f"no launch of tiny in {store.root}\n"
 
 
 @pytest.mark.parametrize(

@@ -292,13 +292,15 @@ def test_how_jobs_ended_is_asked_in_parts_and_is_unknown_without_accounting(
 def test_what_is_in_the_queue_is_cancelled_and_nothing_else(
     store: Store, programs: Callable[[str, str], None], tmp_path: Path
 ) -> None:
-    note_submitted(store.root / "slurm/launch/students-1.json", "tiny", {"7_0": ["a"], "7_1": ["b"], "8": ["c", "d"]})
-    programs("squeue", "printf '%s|RUNNING|None|tiny\\n' 7_1 8 9")
+    note_submitted(
+        store.root / "slurm/launch/students-1.json", "tiny-a1", {"7_0": ["a"], "7_1": ["b"], "8": ["c", "d"]}
+    )
+    programs("squeue", "printf '%s|RUNNING|None|tiny-a1\\n' 7_1 8 9")
     programs("scancel", f'echo "$@" >> {tmp_path}/cancelled')
     assert {run_id: entry.told for run_id, entry in queue.queued_runs(store).items()} == dict.fromkeys("bcd", "running")
-    assert queue.cancel_runs(store, ["a", "b", "c", "d", "e"]) == ["7_1", "8"]
+    assert queue.cancel_suite(store, "tin") == []
+    assert queue.cancel_suite(store, "tiny") == ["7_1", "8"]
     assert (tmp_path / "cancelled").read_text() == "7_1 8\n"
-    assert queue.cancel_runs(store, ["a"]) == []
 
 
 def test_status_says_what_waits_in_the_queue(
