@@ -19,7 +19,7 @@ from suites.store import State, Store
 from tests.suites.slurm_cluster import need_slurm, node, slurm, until, usable_nodes
 
 SUITE = ["glue_ablation", "--only", "task=mrpc,stsb", "sparsity=0.8", "method=gpp+dfd,gpp+none,magnitude+dfd"]
-SMALLER = ["--set", "data.max_train_rows=600", "training.recovery_epochs=2"]
+SMALLER = ["--set", "data.max_train_rows=500", "training.recovery_epochs=1"]
 PROFILE = "{partition: main, cpus: 1, memory: 1500M, time: 20min, grace: 60}"
 RESULTS = ("predictions.parquet", "model/model.safetensors", "model/config.json")
 

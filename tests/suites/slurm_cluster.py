@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,7 @@ def slurm(*command: str) -> str:
 def node(action: str, name: str) -> None:
     """Kill a node with all that runs on it (`down`), or bring it back (`up`)."""
     root = Path(os.environ["SLURM_CONF"]).parents[1]
-    subprocess.run(["python", str(SCRIPT), "--root", str(root), "node", action, name], check=True, timeout=60)
+    subprocess.run([sys.executable, str(SCRIPT), "--root", str(root), "node", action, name], check=True, timeout=60)
 
 
 def usable_nodes() -> int:

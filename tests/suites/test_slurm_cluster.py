@@ -16,7 +16,7 @@ from gppdfd.errors import DataError
 from suites.display import Display, Estimate
 from suites.plan import PlannedRun
 from suites.slurm import launcher, queue
-from suites.slurm.launcher import SlurmLauncher, SlurmSettings
+from suites.slurm.launcher import SlurmLauncher, SlurmSettings, sbatch_preview
 from suites.slurm.profile import Profile
 from suites.slurm.submitted import submitted
 from suites.store import State, Store
@@ -289,10 +289,22 @@ def test_workers_run_in_the_container_with_the_copy_of_the_sources(
     runtime, seen = tmp_path / "runtime.sh", tmp_path / "seen"
     runtime.write_text(f'echo "$GIVEN, $PYTHONPATH, $1" > {seen}; exec "$@"\n')
     plan = plan_of("task=mrpc", "sparsity=0.8", "method=alone")
-    start(plan, container=f"sh {runtime}", python=sys.executable, environment={"GIVEN": "a b"})
+    keys = {"container": f"sh {runtime}", "python": sys.executable, "environment": {"GIVEN": "a b"}}
+    start(plan, **keys)
     assert states(store, plan) == [State.DONE]
     assert seen.read_text().startswith(f"a b, {store.root}/slurm/code/")
     assert seen.read_text().endswith(f", {sys.executable}\n")
+    (sent,) = store.root.glob("slurm/*/log/*_submission.sh")
+    (previewed,) = sbatch_preview(plan, Profile.model_validate(SMALL | keys))
+    assert options(sent.read_text()) == options(previewed)
+
+
+def options(script: str) -> set[str]:
+    """Options of a batch script, without those that name a launch."""
+    named = ("--chdir", "--job-name", "--output")
+    return {
+        line for line in script.splitlines() if line.startswith("#SBATCH") and not line.split()[1].startswith(named)
+    }
 
 
 def test_a_launch_from_inside_a_job(store: Store, suite_file: Path, tmp_path: Path) -> None:
