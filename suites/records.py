@@ -48,6 +48,7 @@ class Size(_Part):
     encoder_dense: int
     encoder_kept: int
     sparsity: float
+    density: dict[str, float] = {}
     flops_task: int
     flops_task_dense: int | None = None
 
@@ -77,6 +78,14 @@ class Environment(_Part):
     dirty: bool | None = None
 
 
+class Latency(_Part):
+    """Measured speedup over the dense model, for batches of `batch` x `tokens`."""
+
+    speedup: float
+    batch: int
+    tokens: int
+
+
 class Record(_Part):
     """What the report reads of a run's `record.json`. Scores are fractions, timings seconds."""
 
@@ -94,6 +103,8 @@ class Record(_Part):
     missing: dict[str, str] = {}
     teacher: TeacherScores | None = None
     size: Size
+    latency: Latency | None = None
+    kept: dict[str, list[int]] = {}
     data: Data
     timings: dict[str, float] = {}
     steps: dict[str, int] = {}
@@ -103,6 +114,7 @@ class Record(_Part):
     environment: Environment = Environment()
     sources: str | None = None
     finished: str
+    config: dict[str, Any] = {}
 
     @property
     def seconds(self) -> float:

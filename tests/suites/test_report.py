@@ -13,6 +13,7 @@ from tests.suites.fake_store import FakeStore, full_store
 
 FILES = {
     "README.md",
+    "report.html",
     *(f"{table}.{kind}" for table in ("table_main", "table_size") for kind in ("csv", "md", "tex")),
     *(f"{figure}.{kind}" for figure in ("score_against_sparsity", "indicators") for kind in ("pdf", "png")),
 }
