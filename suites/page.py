@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).with_suffix("")
 ALL_SEEDS = "all"
 OTHER_SOURCES = "made by other sources than the newest run"
-# The first four stand beside the settings; a model is a path of the machine that ran it; a teacher is a run of its own.
-_NOT_SHOWN = ("task", "method", "sparsity", "seed", "model", "teacher")
+# The first four stand beside the settings; a model is a path of the machine that ran it; a teacher is a run of its own;
+# hashes say nothing to a reader.
+_NOT_SHOWN = ("task", "method", "sparsity", "seed", "model", "teacher", "model_content", "data_content")
+_NO_FOLDER = ("missing", "unreachable")
 Json = dict[str, Any]
 Settings = tuple[tuple[str, str], ...]
 
@@ -141,7 +143,6 @@ class PageData:
         return [{"label": label, "paper": papers[label], "student": label in students} for label in order]
 
     def _run(self, run: PlannedRun) -> Json:
-        folder = Path(os.path.relpath(self.results.store / run.run_id, self.out)).as_posix()
         shown = {
             "id": run.run_id,
             "task": run.task,
@@ -152,10 +153,14 @@ class PageData:
             "role": run.role,
             "state": run.state,
             "note": run.note,
-            "folder": quote(folder),
+            "folder": "" if run.state in _NO_FOLDER else self._folder(run.run_id),
         }
         record = self.results.records.get(run.run_id)
         return shown | self._measured(record) if record else shown
+
+    def _folder(self, run_id: str) -> str:
+        """Relative address of a run's folder."""
+        return quote(Path(os.path.relpath(self.results.store / run_id, self.out)).as_posix())
 
     def _measured(self, record: Record) -> Json:
         """What only a finished run has."""

@@ -52,6 +52,8 @@
     return element;
   }
 
+  /** A caption that stays within the window where its table does not. */
+  const caption = (...content) => make("caption", {}, make("span", { class: "fit" }, ...content));
   const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
   const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
   const sparsityText = (sparsity) => (sparsity ? String(sparsity) : "dense");
@@ -221,31 +223,33 @@
     const rows = DATA.means[chosen.seed].filter((row) => admits("method", row.label) && admits("sparsity", row.sparsity));
     const value = (row, key) => row[key] ?? row.cells[key]?.text;
     const signs = new Map();
-    const body = sorted(rows, chosen.means, value).map((row, place, all) => meanRow(row, columns, signs, all[place - 1]));
-    const head = make("tr", {}, sortHeader("means", "sparsity", "sparsity"), sortHeader("means", "label", "method", "", true),
+    const several = rows.some((row) => row.cells.some((cell) => cell.n > 1));
+    const show = (cell) => meanCell(cell, signs, several);
+    const body = sorted(rows, chosen.means, value).map((row, place, all) => meanRow(row, columns, show, all[place - 1]));
+    const head = make("tr", {}, sortHeader("means", "sparsity", "sparsity", "", true), sortHeader("means", "label", "method", "", true),
       ...columns.map((column) => sortHeader("means", String(column.place), column.title, column.metric)));
-    $("means-table").replaceChildren(make("caption", {}, meansCaption(rows.length)), make("thead", {}, head), make("tbody", {}, ...body));
+    $("means-table").replaceChildren(caption(meansCaption(rows.length, several)), make("thead", {}, head), make("tbody", {}, ...body));
     $("means-notes").replaceChildren(...[...signs].map(([mark, sign]) => make("li", {}, make("sup", {}, sign), ` ${mark}`)));
   }
 
-  function meansCaption(rows) {
-    const seeds = chosen.seed === ALL ? "mean ± standard deviation over seeds, n: their number" : `seed ${chosen.seed} alone`;
-    return `Scores × 100, ${seeds}; ${plural(rows, "row")}. Headers sort.`;
+  function meansCaption(rows, several) {
+    const seeds = several ? "mean ± standard deviation over seeds, n: their number" : "n = 1: one seed each, no standard deviation";
+    return `Scores × 100; ${seeds}; ${plural(rows, "row")}. Headers sort.`;
   }
 
-  function meanRow(row, columns, signs, before) {
+  function meanRow(row, columns, show, before) {
     const starts = !chosen.means && before && before.sparsity !== row.sparsity;
-    const cells = columns.map((column) => meanCell(row.cells[column.place], signs));
-    return make("tr", { class: starts && "block" }, make("td", {}, sparsityText(row.sparsity)),
+    const cells = columns.map((column) => show(row.cells[column.place]));
+    return make("tr", { class: starts && "block" }, make("td", { class: "text" }, sparsityText(row.sparsity)),
       make("th", { scope: "row" }, row.label), ...cells);
   }
 
-  function meanCell(cell, signs) {
+  function meanCell(cell, signs, several) {
     const marks = cell.marks.map((mark) => signs.get(mark) ?? signs.set(mark, letters(signs.size)).get(mark));
     const raised = marks.length ? make("sup", { title: cell.marks.join("; ") }, marks.join(",")) : null;
     if (cell.text === undefined) return make("td", {}, "–", raised);
-    const spread = cell.sd ? `±${cell.sd}, ` : "";
-    return make("td", {}, make(cell.best ? "strong" : "span", {}, cell.text), raised, make("small", {}, `${spread}n ${cell.n}`));
+    const spread = several ? make("small", {}, `${cell.sd ? `±${cell.sd}, ` : ""}n ${cell.n}`) : null;
+    return make("td", {}, make(cell.best ? "strong" : "span", {}, cell.text), raised, spread);
   }
 
   function letters(place) {
@@ -280,15 +284,15 @@
     const shown = allRows ? ordered : ordered.slice(0, ROWS);
     const head = make("tr", {}, ...COLUMNS.map(([key, text, left]) => sortHeader("runs", key, text, "", left)),
       make("th", { scope: "col", class: "text" }, "marks and reasons"), make("th", { scope: "col", class: "text" }, "folder"));
-    const caption = make("caption", {}, `${plural(shown.length, "run")} of ${runs.length.toLocaleString("en")}. The method opens a run's details; headers sort.`);
-    $("runs-table").replaceChildren(caption, make("thead", {}, head), make("tbody", {}, ...shown.map(runRow)));
+    const told = caption(`${plural(shown.length, "run")} of ${runs.length.toLocaleString("en")}. The method opens a run's details; headers sort.`);
+    $("runs-table").replaceChildren(told, make("thead", {}, head), make("tbody", {}, ...shown.map(runRow)));
     const rest = make("button", { type: "button", onclick: () => { allRows = true; showRuns(runs); } }, `Show all ${plural(runs.length, "run")}`);
     $("runs-more").replaceChildren(...(shown.length < runs.length ? [rest] : []));
   }
 
   function runRow(run) {
     const words = [run.note, ...(run.marks ?? [])].filter(Boolean).join("; ");
-    const folder = make("a", { href: run.folder, "aria-label": `Folder of ${run.id}` }, "folder");
+    const folder = run.folder ? make("a", { href: run.folder, "aria-label": `Folder of ${run.id}` }, "folder") : "–";
     const cells = COLUMNS.map(([key]) => runCell(run, key));
     return make("tr", { class: run.state !== "done" && "lost" }, ...cells, make("td", { class: "wide" }, words), make("td", { class: "text" }, folder));
   }
@@ -452,10 +456,11 @@
   let source = null; // the element whose run is shown
   let pinned = false;
   let leaving = 0;
+  let returning = false; // focus goes back to the source of a card just dismissed, which must not open it again
 
   function hover(run, element) {
     clearTimeout(leaving);
-    if (!pinned) openCard(runCard(run), element);
+    if (!pinned && !returning) openCard(runCard(run), element);
   }
 
   function unhover() {
@@ -507,7 +512,9 @@
   function dismissCard() {
     const back = $("card").contains(document.activeElement) ? source : null;
     closeCard();
+    returning = true;
     back?.focus();
+    returning = false;
   }
 
   function cardHead(text) {
@@ -516,15 +523,16 @@
   }
 
   function runCard(run) {
-    const folder = make("a", { href: run.folder }, run.id);
     const marks = [...(run.marks ?? []), ...(run.note ? [run.note] : [])];
     return [
       cardHead(title(run)), facts(runFacts(run)),
       ...(marks.length ? [make("strong", {}, "Marks"), make("ul", {}, ...marks.map((mark) => make("li", {}, mark)))] : []),
-      make("p", {}, "Folder: ", folder),
+      make("p", {}, "Run: ", folderLink(run, run.id)),
       ...(run.settings === undefined ? [] : [make("details", { open: true }, make("summary", {}, "Settings"), facts(Object.entries(DATA.settings[run.settings])))]),
     ];
   }
+
+  const folderLink = (run, text) => (run.folder ? make("a", { href: run.folder }, text) : text);
 
   function runFacts(run) {
     const target = run.sparsity ? `${run.reached} % (target ${Number((100 * run.sparsity).toPrecision(6))} %)` : "";
@@ -541,7 +549,7 @@
 
   function lostCard(runs) {
     const most = 8;
-    const shown = runs.slice(0, most).map((run) => make("li", {}, make("a", { href: run.folder }, title(run)),
+    const shown = runs.slice(0, most).map((run) => make("li", {}, folderLink(run, title(run)),
       ` ${stateText(run.state)}${run.note ? `: ${run.note}` : ""}`));
     const rest = runs.length > most ? [make("p", {}, `and ${runs.length - most} more in the table of runs`)] : [];
     return [cardHead(`${plural(runs.length, "run")} without a point`), make("ul", {}, ...shown), ...rest];
@@ -570,12 +578,11 @@
   function structure(run) {
     const layers = Math.max(...Object.values(run.kept).map(({ kept }) => kept.length));
     const score = run.score ? `, score ${run.score}` : "";
-    const caption = make("caption", {}, openButton(run, title(run)), score);
     const heads = Array.from({ length: layers }, (_, layer) => make("th", { scope: "col" }, String(layer + 1)));
     const head = make("tr", {}, make("th", { scope: "col", class: "text" }, "layer"), ...heads, make("th", { scope: "col" }, "sum"));
     const rows = Object.entries(run.kept).map(([kind, units]) => structureRow(kind, units, layers));
     const region = { class: "structure", role: "region", "aria-label": `Structure of ${title(run)}`, tabindex: 0 };
-    return make("div", region, make("table", {}, caption, make("thead", {}, head), make("tbody", {}, ...rows)));
+    return make("div", region, make("table", {}, caption(openButton(run, title(run)), score), make("thead", {}, head), make("tbody", {}, ...rows)));
   }
 
   function structureRow(kind, { kept, of }, layers) {
