@@ -46,17 +46,21 @@ def report_page(title: str, command: str, results: Results, tables: Sequence[Tab
         out: folder of the page, from which its links start.
     """
     look, script = _asset("page.css"), _asset("page.js")
-    return _environment().from_string(_asset("template.html")).render(
-        title=title,
-        command=command,
-        progress=progress(results),
-        notes=provenance(results),
-        tables=tables,
-        look=look,
-        look_hash=_content_hash(look),
-        script=script,
-        script_hash=_content_hash(script),
-        data=PageData(results, out).content(),
+    return (
+        _environment()
+        .from_string(_asset("template.html"))
+        .render(
+            title=title,
+            command=command,
+            progress=progress(results),
+            notes=provenance(results),
+            tables=tables,
+            look=look,
+            look_hash=_content_hash(look),
+            script=script,
+            script_hash=_content_hash(script),
+            data=PageData(results, out).content(),
+        )
     )
 
 
@@ -179,7 +183,7 @@ class PageData:
             "flops": _number("{:.2f}", record.size.flops_ratio),
             "speedup": _number("{:.2f}", record.latency.speedup if record.latency else NAN),
             "seconds": _number("{:.1f}", record.seconds),
-            "finished": record.finished,
+            "finished": record.finished[:10],
             "marks": list(self._marks(record)),
             "kept": kept_units(record),
             "settings": self._settings[settings_of(record)],

@@ -577,7 +577,7 @@
 
   function structure(run) {
     const layers = Math.max(...Object.values(run.kept).map(({ kept }) => kept.length));
-    const score = run.score ? `, score ${run.score}` : "";
+    const score = run.score ? ` score ${run.score}` : "";
     const heads = Array.from({ length: layers }, (_, layer) => make("th", { scope: "col" }, String(layer + 1)));
     const head = make("tr", {}, make("th", { scope: "col", class: "text" }, "layer"), ...heads, make("th", { scope: "col" }, "sum"));
     const rows = Object.entries(run.kept).map(([kind, units]) => structureRow(kind, units, layers));
