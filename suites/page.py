@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES = Path(__file__).with_suffix("")
+SCRIPTS = ("helpers.js", "choice.js", "tables.js", "charts.js", "card.js", "page.js")
 ALL_SEEDS = "all"
 OTHER_SOURCES = "made by other sources than the newest run"
 # The first four stand beside the settings; a model is a path of the machine that ran it; a teacher is a run of its own;
@@ -45,7 +46,7 @@ def report_page(title: str, command: str, results: Results, tables: Sequence[Tab
         tables: tables whose files lie beside the page.
         out: folder of the page, from which its links start.
     """
-    look, script = _asset("page.css"), _asset("page.js")
+    look, script = _asset("page.css"), "\n".join(map(_asset, SCRIPTS))
     return (
         _environment()
         .from_string(_asset("template.html"))
@@ -108,7 +109,10 @@ class PageData:
             "settings": [dict(settings) for settings in self._settings],
             "runs": [self._run(run) for run in runs],
             "columns": [_column(self._cells, column) for column in self._cells.columns],
-            "means": {str(seed): self._means(seed) for seed in (ALL_SEEDS, *self._seeds)},
+            "means": {
+                ALL_SEEDS: self._means(self._cells),
+                **{str(seed): self._means(Cells(_of_seed(self.results, seed))) for seed in self._seeds},
+            },
         }
 
     @cached_property
@@ -196,9 +200,8 @@ class PageData:
 
     # --- means over seeds ---
 
-    def _means(self, seed: int | str) -> list[Json]:
-        """Rows of the table of means, teachers first, over all seeds or of one."""
-        cells = self._cells if seed == ALL_SEEDS else Cells(_of_seed(self.results, int(seed)))
+    def _means(self, cells: Cells) -> list[Json]:
+        """Rows of the table of means, teachers first; `cells` are those of all seeds or of one."""
         teachers = [self._mean_row(cells, row) for row in cells.rows("teacher")]
         blocks = [list(rows) for _, rows in groupby(cells.rows("student"), key=lambda row: row[1])]
         students = [with_best([self._mean_row(cells, row) for row in block]) for block in blocks]
