@@ -34,7 +34,9 @@ function structure(run) {
     ...heads,
     make("th", { scope: "col" }, "sum"),
   );
-  const rows = Object.entries(run.kept).map(([kind, units]) => structureRow(kind, units, layers));
+  const rows = Object.keys({ ...KINDS, ...run.kept })
+    .filter((kind) => kind in run.kept)
+    .map((kind) => structureRow(kind, run.kept[kind], layers));
   const region = { class: "structure", role: "region", "aria-label": `Structure of ${title(run)}`, tabindex: 0 };
   return make(
     "div",

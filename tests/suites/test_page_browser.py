@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 HOSTILE = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
+LATENCY = {"speedup": 2.5, "batch": 32, "tokens": 128}
+KEPT = {"hidden": [90], "vo": [3, 3, 3, 3]}
 NOT_REACHABLE = "one head per layer is more"
 
 
@@ -63,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("page")
     store = full_store(root / "runs", tasks=["mrpc", "cola"], methods=METHODS[2:4], seeds=(1, 2))
     for run_id in [row["run_id"] for row in store.plan if row["role"] == "student" and row["task"] == "mrpc"]:
-        store.finish(run_id, latency={"speedup": 2.5, "batch": 32, "tokens": 128}, config={"training": {"epochs": 3}})
+        store.finish(run_id, latency=LATENCY, config={"training": {"epochs": 3}}, kept=KEPT)
     store.finish(
         store.add("mrpc", "odd", 0.8, label=HOSTILE, paper=HOSTILE), size={"sparsity": 0.7}, warnings=[HOSTILE]
     )
@@ -340,7 +342,12 @@ def test_the_structure_shows_counts_and_shares(open_page: Open) -> None:
     texts = table.locator("tbody tr").evaluate_all(
         "rows => rows.map(row => [...row.cells].map(cell => cell.innerText))"
     )
-    assert texts == [["heads", *["2"] * 4, "8/40"], ["FFN dims", *["100"] * 4, "400/2000"]]
+    assert texts == [
+        ["heads", *["2"] * 4, "8/40"],
+        ["VO dims", *["3"] * 4, "12"],
+        ["FFN dims", *["100"] * 4, "400/2000"],
+        ["hidden dims", "90", "90"],
+    ]
     share = table.locator("tbody td").first.evaluate("cell => getComputedStyle(cell).getPropertyValue('--of-whole')")
     assert float(share) == pytest.approx(0.2)
 
