@@ -181,13 +181,21 @@ def fit_to_target(structure: Structure, keep: Keep, unimportance: dict[str, torc
         return {**empty, "head": keep["head"] & most_important(heads, count)}
 
     count = largest(int(keep["head"].sum()), lambda count: target.cost(structure, with_heads(count)) <= budget)
-    chosen = with_heads(count)
+    return fit_kind(structure, with_heads(count), "ffn", unimportance["ffn"], target)
 
-    def with_dims(count: int) -> Keep:
-        return {**chosen, "ffn": most_important(unimportance["ffn"], count)}
 
-    dims = largest(keep["ffn"].numel(), lambda count: target.cost(structure, with_dims(count)) <= budget)
-    return with_dims(dims)
+def fit_kind(structure: Structure, keep: Keep, kind: str, unimportance: torch.Tensor, target: Target) -> Keep:
+    """`keep` with as many units of one kind as the target allows, the most important ones; other kinds stay.
+
+    At least one hidden dim stays; else none of the kind may be left.
+    """
+    budget, least = target.budget(structure), int(kind == "hidden")
+
+    def with_units(count: int) -> Keep:
+        return {**keep, kind: most_important(unimportance, max(count, least))}
+
+    count = largest(unimportance.numel(), lambda count: target.cost(structure, with_units(count)) <= budget)
+    return with_units(count)
 
 
 def most_important(unimportance: torch.Tensor, count: int) -> torch.Tensor:
