@@ -7,6 +7,7 @@ from suites.formats import MARKDOWN, Table, to_markdown
 from suites.provenance import commits, last_date, progress
 from suites.records import Results
 
+PAGE = "report.html"
 SCORES, INDICATORS = "score_against_sparsity", "indicators"
 _CAPTIONS = {
     SCORES: (
@@ -39,6 +40,7 @@ def index_page(
     parts = [
         f"# {title}",
         f"{made} Made from the stored records alone by\n\n    {command}",
+        f"To filter, sort and look at single runs: open [{PAGE}]({PAGE}) in a browser.",
         *map(_table, tables),
         *(_figure(name, name in figures) for name in _CAPTIONS),
         *map(_link, appendix),

@@ -54,6 +54,7 @@ class Size(_Part):
     total: int | None = None
     total_without_embeddings: int | None = None
     nonzero: int | None = None
+    density: dict[str, float] = {}
     flops_task: int
     flops_task_dense: int | None = None
 
@@ -126,6 +127,7 @@ class Record(_Part):
     environment: Environment = Environment()
     sources: str | None = None
     finished: str
+    config: dict[str, Any] = {}
 
     @property
     def seconds(self) -> float:

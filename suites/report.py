@@ -18,7 +18,8 @@ from suites.cost_tables import size_table, structure_table, training_table
 from suites.figures import indicator_figure, indicator_pair, save_figure, score_figure
 from suites.figures.indicators import NOTHING, Wanted
 from suites.formats import Table, write_table
-from suites.index import INDICATORS, SCORES, index_page
+from suites.index import INDICATORS, PAGE, SCORES, index_page
+from suites.page import report_page
 from suites.published import PublishedRow, select, shipped
 from suites.published_rows import published_table
 from suites.records import Results, read_results
@@ -37,7 +38,7 @@ def default_out(suite: str, preset: str) -> Path:
 
 
 def write_report(suite: str, preset: str, store: Path, plan: Path, out: Path, show: Wanted = NOTHING) -> list[Path]:
-    """Write all tables, figures and the index page of a launched suite.
+    """Write all tables, figures, the index page and the report page of a launched suite.
 
     Args:
         plan: the launch's plan (`Store.plan_path`).
@@ -56,9 +57,10 @@ def write_report(suite: str, preset: str, store: Path, plan: Path, out: Path, sh
     appendix = _appendix(results)
     paths = [path for table in (*tables, *appendix) for path in write_table(table, out)]
     command = _command(suite, preset, store, out, show)
-    page = out / "README.md"
-    write_text(page, index_page(f"{suite}, preset {preset}", command, results, tables, list(figures), appendix))
-    return [page, *paths, *(path for files in figures.values() for path in files)]
+    title, index, page = f"{suite}, preset {preset}", out / "README.md", out / PAGE
+    write_text(index, index_page(title, command, results, tables, list(figures), appendix))
+    write_text(page, report_page(title, command, results, tables, out))
+    return [index, page, *paths, *(path for files in figures.values() for path in files)]
 
 
 def suite_tables(results: Results, what: str) -> list[Table]:

@@ -14,6 +14,7 @@ from tests.suites.fake_store import FakeStore, full_store
 TABLES = ("main", "ablation", "pruners", "size", "structure", "training")
 FILES = {
     "README.md",
+    "report.html",
     *(f"table_{table}.{kind}" for table in TABLES for kind in ("csv", "md", "tex")),
     *(f"{figure}.{kind}" for figure in ("score_against_sparsity", "indicators") for kind in ("pdf", "png")),
 }
