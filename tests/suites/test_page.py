@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from suites.cost_tables import size_table
 from suites.formats import NO_EVIDENCE, to_csv
 from suites.page import ALL_SEEDS, OTHER_SOURCES, PageData, kept_units, report_page
 from suites.records import Record, Results, read_results
-from suites.tables import INCOMPLETE, main_table, size_table
+from suites.tables import INCOMPLETE, main_table
 from tests.suites.fake_store import FakeStore, fake_record, full_store
 
 Data = dict[str, Any]
