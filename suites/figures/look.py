@@ -1,43 +1,15 @@
-"""What all figures share: the style sheet, saving, the look of each method, the legend below the panels."""
+"""What a report's figures share beside the style sheet: the look of each method, the legend below the panels."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-from gppdfd.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STYLE = Path(__file__).parents[1] / "style.mplstyle"
 MARKERS = "osD^vPX<>*"
 # Their numbers have no common factor with the number of colours: a combination comes back late.
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 Look = dict[str, Any]
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """The style sheet of all figures, for drawing and for saving."""
-    import matplotlib.style
-
-    with matplotlib.style.context(STYLE):
-        yield
-
-
-def save_figure(figure: "Figure", name: str, folder: Path) -> list[Path]:
-    """Write `<name>.pdf` and `<name>.png`; the same records give the same bytes."""
-    undated: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "png": {}}
-    paths = [folder / f"{name}.{kind}" for kind in undated]
-    with style():
-        for path, (kind, metadata) in zip(paths, undated.items(), strict=True):
-            _save(figure, path, kind, metadata)
-    return paths
-
-
-def _save(figure: "Figure", path: Path, kind: str, metadata: Mapping[str, Any]) -> None:
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format=kind, metadata=dict(metadata)))
 
 
 def looks_of(labels: Iterable[str]) -> dict[str, Look]:
