@@ -27,8 +27,10 @@ PAIRS = [f"{pruner}+{distiller}" for pruner in sorted(pruners()) for distiller i
 ELSEWHERE = [f"{name}+logits" for name in sorted(pruners())] + [f"magnitude+{name}" for name in sorted(distillers())]
 """What is tried on architectures other than BERT."""
 
-RESUMED = sorted({f"{name}+logits" for name in pruners()} | {f"random+{name}" for name in distillers()})
-"""Pairs that are stopped and resumed in every run of the tests."""
+COVER = sorted({f"{name}+logits" for name in pruners()} | {f"random+{name}" for name in distillers()})
+"""Every pruner and every distiller once; contracts that need a further run are tried on these."""
+
+REST = [pytest.param(pair, marks=pytest.mark.full) for pair in PAIRS if pair not in COVER]
 
 SETTINGS = TrainingConfig(batch_size=8, learning_rate=1e-3, search_epochs=2, recovery_epochs=2)
 
@@ -121,7 +123,7 @@ def test_every_method_prunes_every_architecture(model_type: str, pair: str) -> N
     assert linear_parameters(result.trained.model) == parameters(structure, keep)
 
 
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("pair", [*COVER, *REST])
 def test_same_seed_gives_the_same_bits(pair: str) -> None:
     again = train(pair).trained
     first = outcome(pair).trained
@@ -148,7 +150,7 @@ def test_losses_are_finite_and_logged_under_the_fixed_names(pair: str) -> None:
         assert all(torch.isfinite(torch.tensor(value)) for value in entry["losses"].values())
 
 
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("pair", [*COVER, *REST])
 def test_regression_trains_the_classifier(pair: str) -> None:
     result = train(pair, labels=1, config=SETTINGS.model_copy(update={"search_epochs": 1, "recovery_epochs": 1}))
     before, after = tiny_model(labels=1).classifier.weight, result.trained.model.classifier.weight
@@ -210,7 +212,7 @@ def interrupted(pair: str, stop: int, folder: Path) -> Trained:
 
 
 @pytest.mark.parametrize("stop", [1, 7, 10, 13])
-@pytest.mark.parametrize("pair", RESUMED)
+@pytest.mark.parametrize("pair", COVER)
 def test_a_stopped_run_ends_with_the_bits_of_one_never_stopped(pair: str, stop: int, tmp_path: Path) -> None:
     """Stopped at the beginning, in the search, before extraction, in the recovery."""
     whole, resumed = outcome(pair).trained, interrupted(pair, stop, tmp_path)
@@ -222,8 +224,7 @@ def test_a_stopped_run_ends_with_the_bits_of_one_never_stopped(pair: str, stop: 
     assert resumed.trace.rows == whole.trace.rows
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair not in RESUMED])
+@pytest.mark.parametrize("pair", REST)
 def test_any_stopped_run_ends_with_the_bits_of_one_never_stopped(pair: str, tmp_path: Path) -> None:
     test_a_stopped_run_ends_with_the_bits_of_one_never_stopped(pair, 7, tmp_path)
 
