@@ -24,6 +24,8 @@ class PlannedRun:
         role: teachers are runs too; students wait for theirs.
         order: position of the method's row in the suite.
         paper: where the method comes from.
+        pair: the method as `pruner+distiller`, also where it has a name of its own.
+        reference: whether it is the method that tables compare the others with.
         threads: how many threads the run computes with.
         config: settings of the run as JSON, what a worker gets.
         teacher: run id of the teacher that must be done first.
@@ -40,6 +42,8 @@ class PlannedRun:
     role: Role
     order: int
     paper: str = ""
+    pair: str = ""
+    reference: bool = False
     threads: int = 1
     config: dict[str, Any] = field(default_factory=dict, hash=False, repr=False)
     teacher: str | None = None
@@ -63,6 +67,8 @@ COLUMNS = (
     "role",
     "order",
     "paper",
+    "pair",
+    "reference",
     "reachable",
     "reason",
 )
@@ -74,7 +80,7 @@ def make_plan(suite: Suite, request: Request) -> list[PlannedRun]:
     row = suite.dense_row or MethodRow(method="dense", label="dense")
     position = suite.methods.index(row) if row in suite.methods else len(suite.methods)
     teachers = [GridRun(config, row, position) for config in _teachers(runs)]
-    unique = {run.config.run_id: _planned(run) for run in [*runs, *teachers]}
+    unique = {run.config.run_id: _planned(run, suite.reference) for run in [*runs, *teachers]}
     return sorted(unique.values(), key=lambda run: run.role == "student")
 
 
@@ -115,7 +121,7 @@ def _teachers(runs: Iterable[GridRun]) -> list[Run]:
     return [config for config in found if config is not None]
 
 
-def _planned(run: GridRun) -> PlannedRun:
+def _planned(run: GridRun, reference: str) -> PlannedRun:
     config, teacher = run.config, run.config.teacher_config()
     return PlannedRun(
         run_id=config.run_id,
@@ -127,6 +133,8 @@ def _planned(run: GridRun) -> PlannedRun:
         role="teacher" if config.is_teacher else "student",
         order=run.order,
         paper=run.row.paper,
+        pair=config.pair,
+        reference=run.row.method == reference,
         threads=config.threads,
         config=config.model_dump(mode="json"),
         teacher=teacher.run_id if teacher else None,

@@ -1,9 +1,14 @@
 """What a report's figures share beside the style sheet: the look of each method, the legend below the panels."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gppdfd.drawing import GONE, QUIET, bare
+
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 MARKERS = "osD^vPX<>*"
@@ -38,3 +43,35 @@ def legend_below(figure: "Figure", handles: Sequence[Any]) -> None:
     longest = max(len(handle.get_label()) for handle in handles)
     columns = max(1, int(figure.get_figwidth() / (0.55 + 0.056 * longest)))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)))
+
+
+def shades() -> "Colormap":
+    """Light grey for 0 to dark for 1: lightness falls evenly, so that it reads without colour."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("shades", [GONE, "#8E84C6", "#332288"])
+
+
+def ink(share: float) -> str:
+    """Colour of a number on a cell shaded by `share`."""
+    return "white" if share > 0.45 else "black"
+
+
+def wrapped(text: str, width: int) -> str:
+    """A label on several lines, broken between words and after plus signs."""
+    return "\n".join(fill_lines(text, width))
+
+
+def fill_lines(text: str, width: int) -> list[str]:
+    lines = [""]
+    for word in re.findall(r"[^\s+,]+[\s+,]*|[\s+,]+", text):
+        if lines[-1] and len(lines[-1]) + len(word.rstrip()) > width:
+            lines.append("")
+        lines[-1] += word
+    return [line.rstrip() for line in lines]
+
+
+def quiet_note(axis: "Axes", text: str) -> None:
+    """A few words in the middle of a panel that has nothing to show."""
+    bare(axis)
+    axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", color=QUIET, style="italic")

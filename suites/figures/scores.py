@@ -1,13 +1,14 @@
 """Score against sparsity: a panel per task and one for the average, a line per method."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil, isnan, nan
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from suites.cells import Cells, RowKey, ScoreColumn, metric_label
-from suites.figures.look import Look, legend_below, look_handles, looks_of, style
+from suites.figures.look import Look, legend_below, look_handles, looks_of
+from suites.figures.places import NOTHING, Wanted
 from suites.records import Results
 from suites.statistics import Summary
 
@@ -88,27 +89,28 @@ def _level(summaries: Iterable[Summary | None]) -> float:
     return next((100 * summary.mean for summary in summaries if summary), nan)
 
 
-def score_figure(results: Results) -> "Figure":
+def score_figure(results: Results, wanted: Wanted = NOTHING) -> "Figure | None":
     """Score against sparsity: a panel per task and the average, a line per method."""
     from matplotlib.figure import Figure
 
+    if not any(record.role == "student" for record in results.records.values()):
+        return None
     panels = score_panels(results)
     columns = min(3, len(panels))
     rows = ceil(len(panels) / columns)
     students = [run for run in results.planned if run.role == "student"]
     width = max(2.5 * columns, 5.0)
-    with style():
-        figure = Figure(figsize=(width, 1.85 * rows + 1.3), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-        looks = looks_of(run.label for run in students)
-        for axis, panel in zip(axes, panels, strict=False):
-            _draw_panel(axis, panel, looks)
-            _tick_targets(axis, {run.sparsity for run in students}, width / columns)
-        for spare in axes[len(panels) :]:
-            spare.set_axis_off()
-        _label_edges(axes[: len(panels)], columns)
-        figure.align_ylabels()
-        legend_below(figure, [*look_handles(looks), *_level_handles(panels)])
+    looks = looks_of(run.label for run in students)
+    figure = Figure(figsize=(width, 1.85 * rows + 0.5 + 0.1 * len(looks)), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for axis, panel in zip(axes, panels, strict=False):
+        _draw_panel(axis, panel, looks)
+        _tick_targets(axis, {run.sparsity for run in students}, width / columns)
+    for spare in axes[len(panels) :]:
+        spare.set_axis_off()
+    _label_edges(axes[: len(panels)], columns)
+    figure.align_ylabels()
+    legend_below(figure, [*look_handles(looks), *_level_handles(panels)])
     return figure
 
 
@@ -124,32 +126,31 @@ def _draw_panel(axis: "Axes", panel: Panel, looks: Mapping[str, Look]) -> None:
     axis.set_title(panel.title)
     axis.axhline(panel.teacher, **_TEACHER)
     axis.axhline(panel.majority, **_MAJORITY)
-    shifts = _shifts(panel)
     for label, points in panel.curves.items():
-        shifted = [replace(point, sparsity=point.sparsity + shifts[label]) for point in points]
-        _draw_curve(axis, shifted, looks[label])
+        _draw_curve(axis, points, looks[label])
     axis.margins(x=0.1, y=0.08)
-
-
-def _shifts(panel: Panel) -> dict[str, float]:
-    """Small steps to the side, so that error bars of several methods stay apart; none without error bars."""
-    points = [point for curve in panel.curves.values() for point in curve]
-    if all(isnan(point.sd) for point in points):
-        return dict.fromkeys(panel.curves, 0.0)
-    reached = [point.sparsity for point in points]
-    count = len(panel.curves)
-    width = min(0.06, 0.01 * (count - 1)) * (max(reached) - min(reached))
-    return {label: width * ((place + 0.5) / count - 0.5) for place, label in enumerate(panel.curves)}
 
 
 def _draw_curve(axis: "Axes", points: Sequence[Point], look: Look) -> None:
     """A line that breaks where a score is missing; hollow markers where the score is no evidence."""
     sparsities = [point.sparsity for point in points]
     scores = [point.score for point in points]
-    axis.errorbar(sparsities, scores, [point.sd for point in points], capsize=2, elinewidth=0.9, **look)
+    axis.plot(sparsities, scores, **look)
+    _draw_spread(axis, points, look["color"])
     hollow = [(point.sparsity, point.score) for point in points if point.weak]
     if hollow:
         axis.plot(*zip(*hollow, strict=True), **(look | _HOLLOW))
+
+
+def _draw_spread(axis: "Axes", points: Sequence[Point], colour: str) -> None:
+    """A band of one standard deviation; a bar where a curve has but one point."""
+    if all(isnan(point.sd) for point in points):
+        return
+    if len(points) == 1:
+        axis.errorbar(points[0].sparsity, points[0].score, points[0].sd, color=colour, capsize=2, elinewidth=0.9)
+        return
+    low, high = ([point.score + sign * point.sd for point in points] for sign in (-1, 1))
+    axis.fill_between([point.sparsity for point in points], low, high, color=colour, alpha=0.13, linewidth=0, zorder=1)
 
 
 def _tick_targets(axis: "Axes", targets: Iterable[float], width: float) -> None:

@@ -51,6 +51,10 @@ class RunConfig(BaseModel):
     protocol: str
 
     @property
+    def pair(self) -> str:
+        return self.method
+
+    @property
     def is_teacher(self) -> bool:
         return self.method == "dense"
 

@@ -142,6 +142,8 @@ def fake_record(row: Mapping[str, Any], scores: Mapping[str, Sequence[float]] | 
             "flops_128_dense": 2 * FLOPS_DENSE,
         },
         "kept": {"head": [2, 2, 2, 2], "ffn": [100, 100, 100, 100]},
+        "latency": {"batch": 32, "tokens": 32, "seconds": 0.1, "speedup": 1 + 4 * sparsity},
+        "notes": fake_notes() if row["method"].endswith("+dfd") else {},
         "agreement": 1e-6,
         "data": {
             "source": "micro",
@@ -159,6 +161,16 @@ def fake_record(row: Mapping[str, Any], scores: Mapping[str, Sequence[float]] | 
         "sources": "feedbeef",
         "finished": "2026-01-02T03:04:05+00:00",
         "config": {},
+    }
+
+
+def fake_notes() -> dict[str, float]:
+    """Fusions of two layers."""
+    return {
+        "fusion_guard_fired": 0.0,
+        "teacher_fusion[1,1]": 0.25,
+        "teacher_fusion[1,2]": 0.75,
+        "teacher_fusion[2,2]": 1,
     }
 
 
