@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from suites.records import PlannedRun, Record, Results
-from suites.statistics import Summary, average_summaries, majority_scores, no_evidence, score_summaries
+from suites.statistics import (
+    Summary,
+    average_summaries,
+    majority_scores,
+    no_evidence,
+    retention_summaries,
+    score_summaries,
+)
 
 # Title, task, split (None: the run's selection split), in the order of the GLUE papers.
 GLUE = (
@@ -94,6 +101,11 @@ class Cells:
     def averages(self) -> dict[RowKey, Summary]:
         """Summary of the average over tasks by row; see `average_summaries`."""
         return average_summaries(self.results)
+
+    @cached_property
+    def retention(self) -> dict[RowKey, Summary]:
+        """Summary of the share of their teachers' scores that the runs of a row keep; see `retention_summaries`."""
+        return retention_summaries(self.results)
 
     @cached_property
     def _scores(self) -> dict[tuple[str, float, str, str, str], Summary]:

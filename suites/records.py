@@ -184,7 +184,7 @@ def split_outside(text: str, separator: str) -> list[str]:
     return re.split(rf"\{separator}(?![^(]*\))", text)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared by identity, so that what was computed of it is found again
 class Results:
     """Everything a report is made from.
 

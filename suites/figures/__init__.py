@@ -48,7 +48,8 @@ DRAWINGS = (
     Drawing(
         "score_against_sparsity",
         "Score against sparsity: primary metric of each task, and the average over the tasks. Points stand "
-        "at the sparsity reached; bands are standard deviations over seeds; hollow points are no evidence.",
+        "at the sparsity reached; bands are standard deviations over seeds; hollow points are no evidence. "
+        "Letters are published values (dev, whole units removed), beside runs on real GLUE data alone.",
         "a finished student",
         score_figure,
     ),

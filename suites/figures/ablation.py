@@ -2,14 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from math import isnan, nan
+from math import isnan, nan, sqrt
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
+from suites.comparisons import comparisons_of
 from suites.figures.look import Look, wrapped
 from suites.figures.places import NOTHING, Wanted
 from suites.records import Results
-from suites.statistics import primary_scores
+from suites.statistics import Comparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,38 +46,28 @@ def ablation_figure(results: Results, wanted: Wanted = NOTHING) -> "Figure | Non
         axis.set_xlabel("difference in points")
     axes[0].set_yticks(range(len(labels)), [wrapped(label, 34) for label in labels])
     axes[0].set_ylim(len(labels) - 0.4, -0.6)
-    figure.suptitle(f"score × 100 minus that of {reference_label(results)}", fontsize=9)
+    figure.suptitle(f"score × 100 minus that of {comparisons_of(results).reference}", fontsize=9)
     return figure
-
-
-def reference_label(results: Results) -> str:
-    """Label of the method that the suite compares the others with; empty if it is not planned."""
-    return next((run.label for run in results.planned if run.reference and run.role == "student"), "")
 
 
 def differences(results: Results) -> dict[float, dict[str, Difference]]:
     """Differences to the reference by sparsity and label, over the (task, seed) pairs that both have finished."""
-    scores = primary_scores(results)
-    students = scores[scores["role"] == "student"]
-    table = students.pivot_table(index=["sparsity", "task", "seed"], columns="label", values="value")
-    reference = reference_label(results)
-    if reference not in table:
-        return {}
-    points = 100 * table.drop(columns=reference).sub(table[reference], axis=0)
-    values: dict[float, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    long = points.reset_index().melt(["sparsity", "task", "seed"]).dropna()
-    for sparsity, label, value in long[["sparsity", "label", "value"]].itertuples(index=False, name=None):
-        values[sparsity][label].append(value)
-    return {sparsity: {label: summarised(each) for label, each in panel.items()} for sparsity, panel in values.items()}
+    found: dict[float, dict[str, Difference]] = defaultdict(dict)
+    for (label, sparsity), comparison in comparisons_of(results).over_runs.items():
+        if comparison.pairs:
+            found[sparsity][label] = in_points(comparison)
+    return dict(found)
 
 
-def summarised(values: Sequence[float]) -> Difference:
-    """Mean and half width of its t interval."""
-    from scipy import stats
+def in_points(comparison: Comparison) -> Difference:
+    """Mean and half width of its t interval, in points."""
+    from scipy.special import (
+        stdtrit,  # The quantile of Student's t, without the seconds that scipy.stats takes to load.
+    )
 
-    n = len(values)
-    margin = stats.sem(values) * stats.t.ppf((1 + LEVEL) / 2, n - 1) if n > 1 else nan
-    return Difference(fmean(values), float(margin), n)
+    n = comparison.pairs
+    margin = comparison.sd / sqrt(n) * stdtrit(n - 1, (1 + LEVEL) / 2) if n > 1 else nan
+    return Difference(100 * comparison.difference, 100 * float(margin), n)
 
 
 def _sorted_labels(found: Mapping[float, Mapping[str, Difference]]) -> list[str]:

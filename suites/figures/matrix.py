@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from gppdfd.drawing import EDGE, bare, box
-from suites.cells import Cells
+from suites.comparisons import comparisons_of
 from suites.figures.look import ink, shades
 from suites.figures.places import NOTHING, Wanted
 from suites.records import Results
@@ -38,7 +38,7 @@ def matrix_figure(results: Results, wanted: Wanted = NOTHING) -> "Figure | None"
 
 def pair_scores(results: Results) -> dict[float, dict[Pair, Summary]]:
     """Average over tasks of each (pruner, distiller) by sparsity, of pairs finished on all tasks."""
-    cells = Cells(results)
+    cells = comparisons_of(results).cells
     pairs = {run.label: (run.pruner, run.distiller) for run in results.planned if run.distiller}
     found: dict[float, dict[Pair, Summary]] = {}
     for (label, sparsity), summary in cells.averages.items():
@@ -96,4 +96,4 @@ def _text(summary: Summary) -> str:
 
 
 def _tasks(results: Results) -> str:
-    return ", ".join(column.title for column in Cells(results).tasks)
+    return ", ".join(column.title for column in comparisons_of(results).cells.tasks)

@@ -7,8 +7,11 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from suites.cells import Cells, RowKey, ScoreColumn, metric_label
+from suites.comparisons import comparisons_of
 from suites.figures.look import Look, legend_below, look_handles, looks_of
 from suites.figures.places import NOTHING, Wanted
+from suites.published import GENERATED, METRICS, PublishedRow, shipped
+from suites.published import RowKey as PublishedKey
 from suites.records import Results
 from suites.statistics import Summary
 
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 
 _TEACHER: Look = {"color": "black", "linewidth": 1.0, "zorder": 1}
 _MAJORITY: Look = {"color": "black", "linewidth": 1.0, "linestyle": ":", "zorder": 1}
+_PUBLISHED: Look = {"color": "#444444", "linestyle": "none", "markersize": 5.5, "zorder": 3}
+BACKBONE = "bert-base-uncased"
 _HOLLOW: Look = {"linestyle": "none", "markerfacecolor": "white", "zorder": 4}
 
 
@@ -43,7 +48,7 @@ class Panel:
 
 def score_panels(results: Results) -> list[Panel]:
     """One panel per task (primary metric, selection split) and, with several tasks, one for the average."""
-    cells = Cells(results)
+    cells = comparisons_of(results).cells
     panels = [_task_panel(cells, column) for column in cells.tasks]
     return [*panels, _average_panel(cells)] if len(panels) > 1 else panels
 
@@ -55,8 +60,7 @@ def _task_panel(cells: Cells, column: ScoreColumn) -> Panel:
         for row in cells.rows("student")
     }
     teachers = [cells.summaries(row, column).get(metric) for row in cells.rows("teacher")]
-    title = f"{column.title} ({metric_label(metric)})"
-    return Panel(title, _curves(points), _level(teachers), 100 * cells.majority(column, metric))
+    return Panel(_title(cells, column), _curves(points), _level(teachers), 100 * cells.majority(column, metric))
 
 
 def _average_panel(cells: Cells) -> Panel:
@@ -95,7 +99,7 @@ def score_figure(results: Results, wanted: Wanted = NOTHING) -> "Figure | None":
 
     if not any(record.role == "student" for record in results.records.values()):
         return None
-    panels = score_panels(results)
+    panels, published = score_panels(results), published_points(results)
     columns = min(3, len(panels))
     rows = ceil(len(panels) / columns)
     students = [run for run in results.planned if run.role == "student"]
@@ -105,13 +109,63 @@ def score_figure(results: Results, wanted: Wanted = NOTHING) -> "Figure | None":
     axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for axis, panel in zip(axes, panels, strict=False):
         _draw_panel(axis, panel, looks)
-        _tick_targets(axis, {run.sparsity for run in students}, width / columns)
+        others = published.get(panel.title, {})
+        _draw_published(axis, others)
+        shown = {run.sparsity for run in students} | {place[0] for places in others.values() for place in places}
+        _tick_targets(axis, shown, width / columns)
     for spare in axes[len(panels) :]:
         spare.set_axis_off()
     _label_edges(axes[: len(panels)], columns)
     figure.align_ylabels()
-    legend_below(figure, [*look_handles(looks), *_level_handles(panels)])
+    legend_below(figure, [*look_handles(looks), *_level_handles(panels), *_published_handles(published)])
     return figure
+
+
+def published_points(results: Results) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Published (sparsity, score) by title of the panel and method.
+
+    BERT-base on dev without augmentation, whole units removed, primary metric; none beside runs on generated data.
+    """
+    if all(record.data.source == GENERATED for record in results.records.values()):
+        return {}
+    cells = comparisons_of(results).cells
+    rows = [row for row in shipped() if _comparable(row.key)]
+    return {_title(cells, column): _points_on(cells, column, rows) for column in cells.tasks}
+
+
+def _comparable(key: PublishedKey) -> bool:
+    pruned = bool(key.sparsity) and not key.protocol.unstructured
+    return pruned and key.backbone == BACKBONE and key.protocol.split == "dev" and not key.protocol.augmented
+
+
+def _points_on(cells: Cells, column: ScoreColumn, rows: Sequence[PublishedRow]) -> dict[str, list[tuple[float, float]]]:
+    points: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        for score in row.scores:
+            same_metric = METRICS.get(score.metric, score.metric) == cells.primary(column.task)
+            if score.place == (column.task, column.split) and same_metric and row.key.sparsity:
+                points.setdefault(row.method, []).append((row.key.sparsity, score.value))
+    return points
+
+
+def _draw_published(axis: "Axes", points: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+    for name, places in points.items():
+        axis.plot(*zip(*places, strict=True), **_published_look(name))
+
+
+def _published_look(name: str) -> Look:
+    return {**_PUBLISHED, "marker": rf"$\mathrm{{{name[0]}}}$"}
+
+
+def _published_handles(published: Mapping[str, Mapping[str, object]]) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    names = dict.fromkeys(name for points in published.values() for name in points)
+    return [Line2D([], [], label=f"{name}, published, BERT-base", **_published_look(name)) for name in names]
+
+
+def _title(cells: Cells, column: ScoreColumn) -> str:
+    return f"{column.title} ({metric_label(cells.primary(column.task))})"
 
 
 def _label_edges(axes: Sequence["Axes"], columns: int) -> None:

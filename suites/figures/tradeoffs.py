@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 from suites.cells import Cells, RowKey
+from suites.comparisons import comparisons_of
 from suites.figures.look import Look, legend_below, look_handles, looks_of
 from suites.figures.places import NOTHING, Wanted
 from suites.records import Record, Results
@@ -59,7 +60,7 @@ def training_seconds(record: Record) -> float:
 
 def trade_offs(results: Results, measure: Measure) -> dict[str, list[Point]]:
     """Points of each method whose runs are finished on all tasks, from low to high sparsity."""
-    cells = Cells(results)
+    cells = comparisons_of(results).cells
     points: dict[str, list[Point]] = {}
     for row in cells.rows("student"):
         if point := _point(cells, row, measure):
@@ -99,7 +100,7 @@ def _figure(
         _draw(axis, points, looks[name])
     if front:
         _draw_front(axis, [point for points in curves.values() for point in points])
-    handles = look_handles(looks) + _levels(axis, Cells(results), dense, front)
+    handles = look_handles(looks) + _levels(axis, comparisons_of(results).cells, dense, front)
     if log:
         _log_axis(axis, [point.x for points in curves.values() for point in points])
     axis.set(xlabel=label, ylabel="score × 100, average over tasks")

@@ -21,9 +21,10 @@ FIGURES = (
     "structure",
     "fusion_weights",
 )
+TABLES = ("main", "ablation", "pruners", "size", "structure", "training")
 FILES = {
     "README.md",
-    *(f"{table}.{kind}" for table in ("table_main", "table_size") for kind in ("csv", "md", "tex")),
+    *(f"table_{table}.{kind}" for table in TABLES for kind in ("csv", "md", "tex")),
     *(f"{figure}.{kind}" for figure in FIGURES for kind in ("pdf", "png")),
 }
 # Not by None in sys.modules, which scipy would take for torch itself.

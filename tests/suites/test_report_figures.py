@@ -25,7 +25,7 @@ from suites.figures.indicators import indicator_figure, scheduled_sparsity, trac
 from suites.figures.look import fill_lines, looks_of
 from suites.figures.matrix import matrix_figure, pair_scores
 from suites.figures.places import check_wanted, one_per_pruner, shown_runs
-from suites.figures.ranks import average_ranks, cliques, critical_difference, rank_figure
+from suites.figures.ranks import cliques, rank_figure
 from suites.figures.schedules import schedule_figure
 from suites.figures.scores import score_figure, score_panels
 from suites.figures.structures import shares, structure_grid
@@ -287,21 +287,6 @@ def test_the_matrix_shows_means_best_first(store: FakeStore) -> None:
     axis = drawn(matrix_figure(results_of(store))).axes[0]
     assert [text.get_text() for text in axis.texts] == ["90.0", "80.0", "70.0", "60.0"]
     assert [text.get_text() for text in axis.get_yticklabels()] == ["gpp", "random"]
-
-
-def test_ranks_agree_with_the_tables_of_demsar() -> None:
-    # Table 5 of the paper: q of two to ten methods at 5 %.
-    for methods, quantile in ((2, 1.960), (5, 2.728), (10, 3.164)):
-        expected = quantile * (methods * (methods + 1) / (6 * 14)) ** 0.5
-        assert critical_difference(methods, 14) == pytest.approx(expected, abs=2e-3)
-
-
-@given(st.lists(st.lists(st.integers(0, 5), min_size=4, max_size=4), min_size=1, max_size=6))
-def test_average_ranks_agree_with_scipy(rows: list[list[int]]) -> None:
-    found = average_ranks(pd.DataFrame(rows, columns=list("abcd")))
-    expected = stats.rankdata(-np.array(rows), axis=1).mean(axis=0)
-    assert [found[name] for name in "abcd"] == pytest.approx(expected)
-    assert list(found.values()) == sorted(found.values())
 
 
 @pytest.mark.parametrize(
