@@ -40,7 +40,8 @@ def ablation_table(results: Results, caption: str) -> Table | None:
         return None
     cells = comparisons.cells
     tasks = [Column(column.title, (f"Δ {_primary(cells, column)}",)) for column in cells.tasks]
-    tests = map(Column, ("Δ all", "wins/ties/losses", "p", "p (Holm)", "rank"))
+    pairs = Column("pairs", ("wins", "ties", "losses"))
+    tests = (Column("Δ all"), pairs, *map(Column, ("p", "p (Holm)", "rank")))
     rows = groupby(cells.rows("student"), key=lambda row: row[1])
     blocks = [Block(f"{sparsity:g}", tuple(_ablation_rows(comparisons, list(group)))) for sparsity, group in rows]
     notes = (*_ablation_notes(comparisons), *provenance(results))
@@ -93,7 +94,7 @@ def _test_cells(comparisons: Comparisons, row: RowKey, found: Comparison) -> Ite
 def signed(difference: Summary) -> Number:
     """A difference in points with its sign."""
     number = percent(difference)
-    return Number(number.text if number.text.startswith("-") else f"+{number.text}", number.spread)
+    return Number(f"+{number.text}" if float(number.text) > 0 else number.text, number.spread)
 
 
 def _p_cell(p: float, why_not: str) -> Cell:
@@ -107,7 +108,7 @@ def _ablation_notes(comparisons: Comparisons) -> Iterator[str]:
         f"Points of the primary metric above or below {comparisons.reference} with the same task, sparsity, seed and "
         "data; mean ± standard deviation (ddof 1) over the pairs. Runs that missed their target are in no pair."
     )
-    yield "Δ all, wins/ties/losses, p: over all pairs of task and seed. Rank: mean over the tasks, 1 is best."
+    yield "Δ all, pairs, p: over all pairs of task and seed. Rank: mean over the tasks, 1 is best."
     yield from significance_notes(comparisons)
     for sparsity in dict.fromkeys(row[1] for row in comparisons.rivals):
         ranks = comparisons.ranks(sparsity)

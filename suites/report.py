@@ -51,7 +51,7 @@ def write_report(suite: str, preset: str, store: Path, plan: Path, out: Path, sh
         DataError: a stored file is broken or of another schema version.
     """
     results = read_results(plan, store)
-    tables = _tables(results, f"{suite}, preset {preset}")
+    tables = suite_tables(results, f"{suite}, preset {preset}")
     figures = _write_figures(results, out, show)
     appendix = _appendix(results)
     paths = [path for table in (*tables, *appendix) for path in write_table(table, out)]
@@ -61,8 +61,8 @@ def write_report(suite: str, preset: str, store: Path, plan: Path, out: Path, sh
     return [page, *paths, *(path for files in figures.values() for path in files)]
 
 
-def _tables(results: Results, what: str) -> list[Table]:
-    """The tables of a suite, those for which it has the rows."""
+def suite_tables(results: Results, what: str) -> list[Table]:
+    """The tables of a suite, as far as it has the rows for them; `what` goes into their captions."""
     tables = [
         main_table(results, f"Scores by method and task ({what})", _published(results, "main")),
         ablation_table(results, f"Every method against the reference ({what})"),
