@@ -40,6 +40,7 @@ from gppdfd.timing import TimingConfig, pooled, ratio
 from gppdfd.training import Hooks, Trained, Trainer
 from suites.config import SCHEMA, RunConfig
 from suites.store import Progress
+from suites.tracking import tracked
 
 Report = Callable[[Progress], None]
 
@@ -78,7 +79,8 @@ class Run:
         """Train, evaluate, write all files."""
         trainer = self._trainer()
         self.timings.seconds["start"] = time.perf_counter() - self.started
-        trained = trainer.run()
+        with tracked(self.store, self.config.run_id) as self._track:
+            trained = trainer.run()
         self.timings.seconds |= trained.seconds
         with self.timings.phase("evaluation"):
             evaluations = self._evaluate(trained.model)
@@ -122,11 +124,15 @@ class Run:
         )
 
     def _hooks(self) -> Hooks:
-        hooks = Hooks(progress=lambda *where: self.report(Progress(*where)), log=self.history.append)
+        hooks = Hooks(progress=lambda *where: self.report(Progress(*where)), log=self._log)
         if self.config.select == "best_dev":
             hooks.evaluate = self._selection_scores
             hooks.select = lambda scores: scores[self.selection_split][self.data.spec.primary]
         return hooks
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        self.history.append(entry)
+        self._track(entry)
 
     @property
     def selection_split(self) -> str:
