@@ -1,11 +1,12 @@
 """Indicator values over the search: how each pruner's masks get from 1 to their final values."""
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from suites.figures.look import Look, legend_below, quiet_note, wrapped
-from suites.figures.places import NOTHING, Wanted, one_per_pruner, place_of, shown_runs
+from suites.figures.places import NOTHING, Wanted, first_of_each, place_of, shown_runs
 from suites.records import PlannedRun, Results, read_history, read_indicators
 
 if TYPE_CHECKING:
@@ -31,12 +32,18 @@ Schedule = Sequence[tuple[float, float]]
 
 
 def traced_runs(results: Results, wanted: Wanted = NOTHING) -> list[PlannedRun]:
-    """One run per pruner with stored indicators, all of one task, sparsity and seed; at most four."""
+    """A run for each way of moving masks, of those with stored indicators at one place; at most four."""
 
     def traced(run: PlannedRun) -> bool:
         return (results.store / run.run_id / "indicators.parquet").is_file()
 
-    return one_per_pruner(shown_runs(results, wanted, traced), MOST_PRUNERS)
+    return first_of_each(shown_runs(results, wanted, traced), mask_path)[:MOST_PRUNERS]
+
+
+def mask_path(run: PlannedRun) -> tuple[str, ...]:
+    """The pruner's name and its option `mask`: `gpp(mask=hard_once,l1=0)` -> `gpp`, `mask=hard_once`."""
+    name, _, options = run.pruner.partition("(")
+    return name, *re.findall(r"mask=\w+", options)
 
 
 def indicator_figure(results: Results, wanted: Wanted = NOTHING) -> "Figure | None":

@@ -61,12 +61,12 @@ def check_wanted(results: Results, wanted: Wanted) -> None:
         raise UsageError(f"no finished run for {given}. There is: {'; '.join(map(str, places)) or 'none'}")
 
 
-def one_per_pruner(runs: Iterable[PlannedRun], most: int) -> list[PlannedRun]:
-    """The first run of each pruner with its options, the first `most` of them."""
-    first: dict[str, PlannedRun] = {}
+def first_of_each(runs: Iterable[PlannedRun], kind: Callable[[PlannedRun], object]) -> list[PlannedRun]:
+    """The first run of each kind, in the order of the runs."""
+    first: dict[object, PlannedRun] = {}
     for run in runs:
-        first.setdefault(run.pruner, run)
-    return list(first.values())[:most]
+        first.setdefault(kind(run), run)
+    return list(first.values())
 
 
 def _students(results: Results) -> Sequence[PlannedRun]:

@@ -1,10 +1,11 @@
 """The sparsity that each pruner schedules over its search."""
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from suites.figures.indicators import scheduled_sparsity
 from suites.figures.look import legend_below, look_handles, looks_of
-from suites.figures.places import NOTHING, Wanted, one_per_pruner, place_of, shown_runs
+from suites.figures.places import NOTHING, Wanted, first_of_each, place_of, shown_runs
 from suites.records import Results
 
 if TYPE_CHECKING:
@@ -17,7 +18,10 @@ def schedule_figure(results: Results, wanted: Wanted = NOTHING) -> "Figure | Non
     """Scheduled sparsity over the search, a line per pruner; pruners with the same schedule share a line."""
     from matplotlib.figure import Figure
 
-    schedules = {run: scheduled_sparsity(results, run) for run in one_per_pruner(shown_runs(results, wanted), 99)}
+    schedules = {
+        run: scheduled_sparsity(results, run)
+        for run in first_of_each(shown_runs(results, wanted), attrgetter("pruner"))
+    }
     distinct: dict[tuple[tuple[float, float], ...], list[str]] = {}
     for run, schedule in schedules.items():
         if schedule:

@@ -4,6 +4,7 @@ import json
 import re
 from itertools import combinations
 from math import isnan
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from suites.figures.fusion import fusion_figure, noted_matrices
 from suites.figures.indicators import indicator_figure, scheduled_sparsity, traced_runs
 from suites.figures.look import fill_lines, looks_of
 from suites.figures.matrix import matrix_figure, pair_scores
-from suites.figures.places import check_wanted, one_per_pruner, shown_runs
+from suites.figures.places import check_wanted, first_of_each, shown_runs
 from suites.figures.ranks import cliques, rank_figure
 from suites.figures.schedules import schedule_figure
 from suites.figures.scores import score_figure, score_panels
@@ -169,9 +170,24 @@ def test_figures_of_single_runs_show_the_place_with_most_methods(store: FakeStor
 
 
 def test_one_run_per_pruner_in_the_order_of_the_plan(grid: Results) -> None:
-    pruners = [run.pruner for run in one_per_pruner(shown_runs(grid), 9)]
+    pruners = [run.pruner for run in first_of_each(shown_runs(grid), attrgetter("pruner"))]
     assert pruners == ["gpp", "gpp(mask=hard_gradual)", "magnitude", "random"]
     assert [run.method for run in traced_runs(grid)] == list(PAIR)
+
+
+def test_variants_with_the_same_masks_are_shown_once(store: FakeStore) -> None:
+    methods = (
+        "gpp+dfd",
+        "gpp(l1=0)+dfd",
+        "gpp(l1=0,mask=hard_once)+dfd",
+        "gpp(mask=hard_once)+dfd",
+        "l0+dfd",
+        "upop+dfd",
+    )
+    for method in methods:
+        folder = store.finish(store.add("rte", method, 0.8))
+        (folder / "indicators.parquet").touch()
+    assert [run.method for run in traced_runs(results_of(store))] == [methods[0], methods[2], "l0+dfd", "upop+dfd"]
 
 
 def test_without_traces_there_is_no_figure_of_indicators(store: FakeStore) -> None:
