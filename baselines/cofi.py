@@ -30,9 +30,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import nn
-from torch.nn.functional import linear
 
-from gppdfd.distilling import HiddenStateConfig, HiddenStateDistiller, Layers
+from gppdfd.distilling import HiddenStateConfig, HiddenStateDistiller, Layers, identity_map, mapped
 from gppdfd.interface import (
     DistillerConfig,
     Losses,
@@ -178,9 +177,7 @@ class Layerwise(HiddenStateDistiller):
     def begin(self, setting: Setting) -> None:
         super().begin(setting)
         self._stream = torch.Generator().manual_seed(setting.generator.initial_seed())
-        self._map = nn.Linear(setting.structure.hidden, setting.structure.hidden, device=setting.device)
-        nn.init.eye_(self._map.weight)
-        nn.init.zeros_(self._map.bias)
+        self._map = identity_map(setting.structure.hidden).to(setting.device)
 
     def losses(self, student: View, teacher: View | None, batch: Batch, masks: Masks | None) -> Losses:
         extracted = masks is None
@@ -190,12 +187,12 @@ class Layerwise(HiddenStateDistiller):
 
     def features(self, student: Layers, teacher: Layers, mask: torch.Tensor | None) -> torch.Tensor:
         states, targets = torch.stack(student), torch.stack(teacher)
-        mapped = linear(states, self._map.weight.to(states), self._map.bias.to(states))
+        states = mapped(self._map, states)
         layers = taught_layers(len(targets), self.config.teacher_layers, self._stream)
         if self.config.matching == "same":
-            return same_distance(mapped, targets, mask, self._exists, layers)
+            return same_distance(states, targets, mask, self._exists, layers)
         rule = closest_layers if self.config.matching == "closest" else ordered_layers
-        return matched_distance(mapped, targets[layers], mask, self._exists, rule)[0]
+        return matched_distance(states, targets[layers], mask, self._exists, rule)[0]
 
     def parameters(self) -> Iterable[nn.Parameter]:
         return self._map.parameters()

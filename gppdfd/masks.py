@@ -152,6 +152,9 @@ class _Weights:
     def remove(self) -> None:
         for place in self._places:
             remove_parametrizations(place.module, "weight", leave_parametrized=False)
+            # The weight comes back behind the bias; sums over all parameters (gradient norms) hang on their order.
+            parameters = place.module._parameters
+            parameters.update({name: parameters.pop(name) for name in list(parameters) if name != "weight"})
         self._places = []
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from gppdfd.cli import at_least_one, parse, run_command
 from gppdfd.errors import DataError, UsageError, unknown
 from gppdfd.progress import duration
-from suites.claims import forget_failure
+from suites.checkpoints import EVERY_SECONDS
+from suites.claims import forget_failure, forget_result, open_store
 from suites.display import Estimate, make_display
 from suites.grid import Request, Suite, load_suite
 from suites.local import LocalLauncher, LocalSettings, default_jobs, usable_gpus
 from suites.plan import PlannedRun, make_plan, with_earlier, write_plan
-from suites.store import State, Store
+from suites.store import STALE_SECONDS, State, Store
 from suites.worker import EXECUTE
 
 SHOWN_FAILURES = 20
@@ -65,6 +66,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     if options.dry_run:
         _show_plan(launch)
         return 0
+    open_store(launch.store)
+    _forget_damaged(launch)
     _store_plan(launch)
     _launch(launch, options)
     failed = _show_result(launch)
@@ -97,11 +100,25 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="worker processes (default: one per GPU, else per core)",
     )
+    add("--runs-per-gpu", type=at_least_one, default=1, metavar="K", help="worker processes per GPU (default: 1)")
+    add("--checkpoint-every", type=_minutes, default=EVERY_SECONDS / 60, metavar="MINUTES",
+        help="how often a run saves its state (default: %(default)g)")  # fmt: skip
     add("--retry", action="append", default=[], metavar="failed|RUN_ID", help="do failed runs once more")
     add("--dry-run", action="store_true", help="show the runs and their states, start nothing")
     add("--no-report", action="store_true", help="write no tables and figures")
     add("--execute", default=EXECUTE, help=argparse.SUPPRESS)
+    add("--stale-after", type=float, default=STALE_SECONDS, help=argparse.SUPPRESS)
     return parser
+
+
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError("must be more than 0")
+    return value
+
+
+_minutes.__name__ = "number"  # how argparse calls the type in its message
 
 
 def _prepare(options: argparse.Namespace) -> Launch:
@@ -116,7 +133,7 @@ def _prepare(options: argparse.Namespace) -> Launch:
     if options.data_dir and not options.data_dir.is_dir():
         raise UsageError(f"--data-dir {options.data_dir}: no such folder")
     suite = load_suite(options.suite, request)
-    return Launch(suite, request, make_plan(suite, request), Store(options.store))
+    return Launch(suite, request, make_plan(suite, request), Store(options.store, options.stale_after))
 
 
 def _store_plan(launch: Launch) -> None:
@@ -142,6 +159,14 @@ def _retry(launch: Launch, wanted: Sequence[str]) -> None:
             forget_failure(launch.store, run_id)
 
 
+def _forget_damaged(launch: Launch) -> None:
+    """Turn done runs whose record cannot be read into missing ones."""
+    for run in launch.plan:
+        if launch.store.damaged(run.run_id):
+            print(f"{run.title}: its record was damaged, the run is done again", file=sys.stderr)
+            forget_result(launch.store, run.run_id)
+
+
 def _no_failed_run(name: str, states: dict[str, State]) -> UsageError:
     if name in states:
         return UsageError(f"--retry {name}: this run is {states[name]}, only failed ones are done again")
@@ -156,8 +181,9 @@ def _launch(launch: Launch, options: argparse.Namespace) -> None:
     missing = [run for run in launch.possible if states[run.run_id] in UNFINISHED]
     if not missing:
         return
-    jobs = min(options.jobs or default_jobs(missing, gpus), len(missing))
-    settings = LocalSettings(launch.store, options.data_dir, jobs, gpus, options.execute)
+    jobs = min(options.jobs or default_jobs(missing, gpus, options.runs_per_gpu), len(missing))
+    every = 60 * options.checkpoint_every
+    settings = LocalSettings(launch.store, options.data_dir, jobs, gpus, options.execute, every)
     with make_display(launch.possible, done, jobs, _measured(launch)) as display:
         display.message(f"{launch.suite.title}: {len(missing)} of {len(launch.possible)} runs to do, {jobs} at a time")
         LocalLauncher(launch.possible, settings, display).run()

@@ -123,6 +123,16 @@ def test_every_method_prunes_every_architecture(model_type: str, pair: str) -> N
     assert linear_parameters(result.trained.model) == parameters(structure, keep)
 
 
+@pytest.mark.parametrize("pair", PAIRS)
+def test_every_method_has_the_same_budget(pair: str) -> None:
+    """Forward-backward passes, those that score units included, are as many as the settings say."""
+    trained = outcome(pair).trained
+    per_epoch = -(-len(tiny_data()) // SETTINGS.batch_size)
+    assert (
+        trained.phases.total + trained.scoring_passes == (SETTINGS.search_epochs + SETTINGS.recovery_epochs) * per_epoch
+    )
+
+
 @pytest.mark.parametrize("pair", [*COVER, *REST])
 def test_same_seed_gives_the_same_bits(pair: str) -> None:
     again = train(pair).trained
