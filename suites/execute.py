@@ -186,9 +186,7 @@ class Run:
         )
 
     def _hooks(self) -> Hooks:
-        self.timings.seconds["start"] = self.timings.seconds.get("start", 0.0) + time.perf_counter() - self.started
-        with tracked(self.store, self.config.run_id) as self._track, self.checkpoints.steps():
-            trained = trainer.run(state)
+        hooks = Hooks(progress=lambda *where: self.report(Progress(*where)), log=self._log, stepped=self._stepped)
         if self.config.select == "best_dev":
             hooks.evaluate = self._selection_scores
             hooks.select = lambda scores: scores[self.selection_split][self.data.spec.primary]
