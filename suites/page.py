@@ -266,7 +266,7 @@ def run_marks(record: Record) -> Iterator[str]:
 def kept_units(record: Record) -> Json:
     """By kind of unit: how many are kept in each layer (`kept`), and how many a whole layer has (`of`)."""
     return {
-        kind: {"kept": kept, "of": _whole(kept, record.size.density.get(kind, NAN))}
+        kind: {"kept": list(kept), "of": _whole(kept, record.size.density.get(kind, NAN))}
         for kind, kept in record.kept.items()
     }
 

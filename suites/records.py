@@ -121,6 +121,7 @@ class Record(_Part):
     steps: dict[str, int] = {}
     scoring_passes: int | None = None
     peak_memory: int | None = None
+    notes: dict[str, float] = {}
     selection: Selection
     warnings: tuple[str, ...] = ()
     constant_predictions: tuple[str, ...] = ()

@@ -95,8 +95,8 @@ def test_sizes_of_single_runs_are_those_of_the_csv(tmp_path: Path) -> None:
     table = rows_of(to_csv(size_table(results_of(store), "")))
     for run in data_of(store)["runs"]:
         numbers = table[("reference" if run["role"] == "teacher" else f"{run['sparsity']:g}", run["label"])]
-        shown = [run[name] for name in ("parameters", "reached", "flops", "seconds")]
-        names = ["parameters (M)", "true sparsity (%)", "FLOPs ratio", "seconds"]
+        shown = [run[name] for name in ("parameters", "reached", "flops", "speedup")]
+        names = ["encoder (M)", "true sparsity (%)", "FLOPs ratio", "speedup"]
         assert shown == [numbers[name] for name in names]
 
 
@@ -122,7 +122,7 @@ def test_a_run_shows_its_retention_speedup_and_scores(store: FakeStore) -> None:
 
 def test_unknown_numbers_are_empty(store: FakeStore) -> None:
     run_id = store.add("mrpc", "gpp+none", 0.8)
-    store.finish(run_id, size={"flops_task_dense": None}, teacher=None)
+    store.finish(run_id, size={"flops_task_dense": None}, teacher=None, latency=None)
     run = run_of(data_of(store), run_id)
     assert (run["flops"], run["speedup"], run["retention"]) == ("", "", "")
 
