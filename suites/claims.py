@@ -6,6 +6,9 @@ run. The old holder may still be alive, only stopped or cut off, so its files ne
 every attempt works in a folder of its own, `work-TOKEN`. Whoever takes a run over renames the folders of
 earlier attempts away; a commit renames the attempt's folder to `committed`, which fails if that folder is
 gone or if there is a commit already. So one of the two wins.
+
+Clocks may jump and differ between machines. So before a claim of a holder that may live is taken over, its
+heartbeat is watched for longer than it ever pauses.
 """
 
 import errno
@@ -21,10 +24,11 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
+from gppdfd.errors import DataError
 from gppdfd.files import write_json
 from suites.pace import Pace
 from suites.store import (
-    BEAT_SECONDS,
+    CHECKPOINT,
     CLAIM,
     COMMIT,
     COMMITTED,
@@ -32,6 +36,8 @@ from suites.store import (
     DONE,
     FAILED,
     HEARTBEAT,
+    LAYOUT,
+    LAYOUT_FILE,
     LOG,
     WORK_PREFIX,
     Holder,
@@ -71,6 +77,11 @@ class Claim:
         return self.folder / f"{WORK_PREFIX}{self.token}"
 
     @property
+    def checkpoints(self) -> Path:
+        """Folder of the run's checkpoints: unlike `work` it outlives the attempt, until there is a result."""
+        return self.folder / CHECKPOINT
+
+    @property
     def held(self) -> bool:
         holder = self.store.holder(self.run_id)
         return holder is not None and holder.token == self.token
@@ -87,10 +98,10 @@ class Claim:
         (self.folder / FAILED).unlink(missing_ok=True)
         self.work.mkdir(exist_ok=True)
 
-    def beat(self, progress: Progress) -> None:
-        """Give a sign of life."""
+    def beat(self, progress: Progress, number: int = 0) -> None:
+        """Give a sign of life; its `number` makes it differ from the one before."""
         self.check()
-        write_json(self.folder / HEARTBEAT, {"token": self.token, **asdict(progress)})
+        write_json(self.folder / HEARTBEAT, {"token": self.token, "number": number, **asdict(progress)})
 
     def commit(self, seconds: float) -> None:
         """Make the files of this attempt the result of the run.
@@ -124,6 +135,8 @@ class Claim:
     def release(self) -> None:
         """Give the run back and remove what this attempt left; does nothing to a claim of somebody else."""
         shutil.rmtree(self.work, ignore_errors=True)
+        if (self.folder / DONE).exists():  # a checkpoint that this attempt wrote after it lost the run
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
         if self.held:
             (self.folder / HEARTBEAT).unlink(missing_ok=True)
             (self.folder / CLAIM).unlink(missing_ok=True)
@@ -161,6 +174,7 @@ def finish_commit(store: Store, run_id: str) -> None:
             with suppress(FileNotFoundError):
                 path.replace(folder / path.name)
     (folder / FAILED).unlink(missing_ok=True)
+    shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
     write_json(folder / DONE, read_json(folder / COMMITTED / COMMIT) or {})
 
 
@@ -197,16 +211,38 @@ def forget_result(store: Store, run_id: str) -> None:
     shutil.rmtree(trash, ignore_errors=True)
 
 
+def open_store(store: Store) -> None:
+    """Get a store ready for a launch: it can be written and has this version's layout, into which an older one turns.
+
+    Raises:
+        DataError: it cannot be written, or a later version has made it.
+    """
+    store.check_layout()
+    try:
+        write_json(store.root / LAYOUT_FILE, {"layout": LAYOUT})
+    except OSError as error:
+        raise unwritable(store, error.strerror or str(error)) from error
+
+
+def unwritable(store: Store, why: str) -> DataError:
+    """The error that says how to go on when the disk is full or read-only."""
+    return DataError(
+        f"{store.root} cannot be written ({why}): make room or mend its permissions, then give the same command "
+        "again; runs go on from their last checkpoints"
+    )
+
+
 class Heartbeat:
     """Signs of life from a thread, so that a long step does not look like death.
 
     Use as a context manager around the run; `report` may be called from any thread, at every step.
     """
 
-    def __init__(self, claim: Claim, seconds: float = BEAT_SECONDS) -> None:
+    def __init__(self, claim: Claim, seconds: float | None = None) -> None:
         self.progress = Progress("start", 0, 0)
         self._claim, self._pace = claim, Pace()
-        self._seconds = seconds
+        self._seconds = seconds or claim.store.beat
+        self._beats = 0
         self._stop = threading.Event()
         self._lost = False
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -236,9 +272,10 @@ class Heartbeat:
 
     def _beat(self) -> None:
         # A disk that is full or out of reach for a moment does not matter: the next beat may pass.
+        self._beats += 1
         with suppress(OSError):
             try:
-                self._claim.beat(self.progress)
+                self._claim.beat(self.progress, self._beats)
             except ClaimLostError:
                 self._lost = True
 
@@ -264,7 +301,7 @@ def _create(path: Path, content: dict[str, Any]) -> bool:
 
 def _take_over(store: Store, run_id: str, wanted: Holder) -> bool:
     """Replace a claim whose holder is presumed dead."""
-    if not _abandoned(store, run_id):
+    if not _abandoned(store, run_id) or _stirs(store, run_id):
         return False
     with _takeover_lock(store.folder(run_id)) as locked:
         # Asked again under the lock: a quicker process may have taken the run over since.
@@ -276,6 +313,16 @@ def _take_over(store: Store, run_id: str, wanted: Holder) -> bool:
 
 def _abandoned(store: Store, run_id: str) -> bool:
     return (store.folder(run_id) / CLAIM).exists() and not store.alive(run_id)
+
+
+def _stirs(store: Store, run_id: str) -> bool:
+    """Whether a holder that is not known to be gone gives a sign of life while it is watched."""
+    holder = store.holder(run_id)
+    if holder is None or holder.gone:
+        return False
+    before = read_json(store.folder(run_id) / HEARTBEAT)
+    time.sleep(store.watch)
+    return read_json(store.folder(run_id) / HEARTBEAT) != before
 
 
 @contextmanager
@@ -303,3 +350,5 @@ def _remove_attempts(folder: Path) -> None:
             path.rename(path.with_name(f"{TRASH_PREFIX}{path.name}"))
     for path in folder.glob(f"{TRASH_PREFIX}*"):
         shutil.rmtree(path, ignore_errors=True)
+    for path in (folder / CHECKPOINT).glob("*.tmp"):  # half a checkpoint of a process that was killed
+        path.unlink(missing_ok=True)

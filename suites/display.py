@@ -91,6 +91,10 @@ class Display:
         spent = sum(time.monotonic() - running.started for running in self.running.values())
         return max(total - spent, 0.0) / self._jobs
 
+    def expected(self, run: PlannedRun) -> float | None:
+        """Expected duration of a run, None while nothing is known."""
+        return self._estimate.seconds(run)
+
     def _settle(self, run: PlannedRun) -> None:
         self.running.pop(run.run_id, None)
         self.left.pop(run.run_id, None)

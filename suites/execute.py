@@ -5,6 +5,7 @@ outputs) stays warm.
 """
 
 import json
+import logging
 import os
 import platform
 import socket
@@ -22,6 +23,7 @@ from transformers import PreTrainedModel
 
 import gppdfd
 from gppdfd.budget import forward_flops, parameters, prunable, sparsity
+from gppdfd.checkpoint import State, load_checkpoint, save_checkpoint
 from gppdfd.errors import DataError
 from gppdfd.evaluation import Evaluation, evaluate
 from gppdfd.files import write_atomically, write_json, write_text
@@ -37,6 +39,7 @@ from gppdfd.tasks.encoding import EncodedTask, encode
 from gppdfd.tasks.metrics import majority
 from gppdfd.timing import TimingConfig, pooled, ratio
 from gppdfd.training import Hooks, Trained, Trainer
+from suites.checkpoints import Checkpoints
 from suites.config import SCHEMA, RunConfig
 from suites.sources import sources_hash
 from suites.store import Progress
@@ -45,30 +48,48 @@ Report = Callable[[Progress], None]
 
 LATENCY_BATCH, LATENCY_SECONDS, LATENCY_ROUNDS = 32, 0.1, 3
 
+logger = logging.getLogger(__name__)
 
-def execute(config: RunConfig, folder: Path, store_root: Path, data_dir: Path | None, report: Report) -> None:
+
+def execute(
+    config: RunConfig,
+    folder: Path,
+    store_root: Path,
+    data_dir: Path | None,
+    report: Report,
+    checkpoints: Checkpoints | None = None,
+) -> None:
     """Do a whole run and write its files into `folder`; the caller sets the done marker.
 
     Args:
         store_root: where the teacher's run lies and tokenised data is cached.
         data_dir: folder with real GLUE data, or None.
+        checkpoints: where the run goes on and saves its state; by default in `folder`, every ten minutes.
 
     Raises:
         UsageError, DataError: with a message for the user; nothing is left that looks finished.
     """
-    Run(config, folder, store_root, data_dir, report).execute()
+    Run(config, folder, store_root, data_dir, report, checkpoints or Checkpoints(folder / "checkpoint")).execute()
 
 
 class Run:
     """State of one run while it is being done."""
 
     def __init__(
-        self, config: RunConfig, folder: Path, store_root: Path, data_dir: Path | None, report: Report
+        self,
+        config: RunConfig,
+        folder: Path,
+        store_root: Path,
+        data_dir: Path | None,
+        report: Report,
+        checkpoints: Checkpoints,
     ) -> None:
         self.config, self.folder, self.store, self.report = config, folder, store_root, report
+        self.checkpoints = checkpoints
         self.started = time.perf_counter()
         self.timings = Timings()
         self.history: list[dict[str, Any]] = []
+        self.resumed = 0
         self.device = prepare_device(config)
         self.data, self.encoded = self._read_data(data_dir)
         self.teacher_config = config.teacher_config()
@@ -76,15 +97,57 @@ class Run:
 
     def execute(self) -> None:
         """Train, evaluate, write all files."""
+        state = self._resume()
         trainer = self._trainer()
-        self.timings.seconds["start"] = time.perf_counter() - self.started
-        trained = trainer.run()
+        self.timings.seconds["start"] = self.timings.seconds.get("start", 0.0) + time.perf_counter() - self.started
+        with self.checkpoints.steps():
+            trained = trainer.run(state)
         self.timings.seconds |= trained.seconds
         with self.timings.phase("evaluation"):
             evaluations = self._evaluate(trained.model)
         with self.timings.phase("saving"):
             self._save(trained, evaluations)
         write_json(self.folder / "record.json", self._record(trained, evaluations, trainer.setting))
+
+    def _resume(self) -> State | None:
+        """What the trainer goes on from; the rest of an earlier attempt's state is taken over here."""
+        state = load_checkpoint(self.checkpoints.folder)
+        if state is None:
+            return None
+        if state["origin"] != self._origin:
+            logger.warning("the checkpoint was made by other sources or versions: the run starts from the beginning")
+            self.checkpoints.forget()
+            return None
+        self.history, self.resumed = state["history"], state["resumed"] + 1
+        self.checkpoints.earlier, self.timings.seconds = state["seconds"], state["timings"]
+        trainer: State = state["trainer"]
+        logger.info("goes on after step %d, for the %d. time", trainer["step"], self.resumed)
+        return trainer
+
+    def _stepped(self, trainer: Trainer) -> None:
+        if self.checkpoints.due(last=trainer.step == trainer.phases.total):
+            self.checkpoints.save(lambda folder: save_checkpoint(folder, trainer.step, self._state(trainer)))
+
+    def _state(self, trainer: Trainer) -> State:
+        return {
+            "origin": self._origin,
+            "resumed": self.resumed,
+            "seconds": self.seconds,
+            "timings": self.timings.seconds,
+            "history": self.history,
+            "trainer": trainer.state_dict(),
+        }
+
+    @property
+    def _origin(self) -> dict[str, str]:
+        """What must be the same for a run to go on: a result is made by one version of everything."""
+        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+        return {"sources": sources_hash(), "device": self.device.type, **versions}
+
+    @property
+    def seconds(self) -> float:
+        """Duration so far, over all attempts as far as the run goes on from them."""
+        return self.checkpoints.earlier + time.perf_counter() - self.started
 
     def _read_data(self, data_dir: Path | None) -> tuple[TaskData, EncodedTask]:
         self.report(Progress("start", 0, 0))
@@ -122,7 +185,9 @@ class Run:
         )
 
     def _hooks(self) -> Hooks:
-        hooks = Hooks(progress=lambda *where: self.report(Progress(*where)), log=self.history.append)
+        hooks = Hooks(
+            progress=lambda *where: self.report(Progress(*where)), log=self.history.append, stepped=self._stepped
+        )
         if self.config.select == "best_dev":
             hooks.evaluate = self._selection_scores
             hooks.select = lambda scores: scores[self.selection_split][self.data.spec.primary]
@@ -181,7 +246,8 @@ class Run:
             "kept": kept_counts(setting.structure, trained.keep),
             "agreement": trained.agreement,
             "data": self._data_entry(),
-            "timings": {**self.timings.seconds, "total": time.perf_counter() - self.started},
+            "timings": {**self.timings.seconds, "total": self.seconds},
+            "resumed": self.resumed,
             "steps": vars(trained.phases),
             "scoring_passes": trained.scoring_passes,
             "notes": trained.notes,

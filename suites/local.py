@@ -10,14 +10,16 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gppdfd.errors import DataError
-from suites.claims import give_back, mark_failed
+from gppdfd.errors import DataError, UsageError
+from suites.checkpoints import EVERY_SECONDS
+from suites.claims import give_back, mark_failed, unwritable
 from suites.display import Display
 from suites.plan import PlannedRun
 from suites.schedule import Schedule, Warm
@@ -26,7 +28,12 @@ from suites.worker import EXECUTE
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 POLL_SECONDS = 2.0
-STOP_SECONDS = 10.0
+STOP_SECONDS, KILL_SECONDS = 900.0, 10.0
+"""Patience with workers that finish a step and save a checkpoint, and with such as were killed."""
+
+DEATHS = 2
+"""So often may the worker of one run die (out of memory, killed by somebody) until the run counts as failed."""
+
 LAST_WORDS = 4000
 
 
@@ -40,6 +47,7 @@ class LocalSettings:
         jobs: number of worker processes.
         gpus: devices as CUDA_VISIBLE_DEVICES names them, dealt out to the workers in turn.
         execute: `module:function` that does a run.
+        checkpoint_every: seconds between two checkpoints of a run.
     """
 
     store: Store
@@ -47,6 +55,7 @@ class LocalSettings:
     jobs: int = 1
     gpus: tuple[str, ...] = ()
     execute: str = EXECUTE
+    checkpoint_every: float = EVERY_SECONDS
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,7 @@ class Worker:
             print(json.dumps({"run_id": run.run_id, "config": run.config}), file=self._process.stdin, flush=True)
 
     def stop(self) -> None:
-        """Ask the process to give its run back and end."""
+        """Ask the process to finish its step, save a checkpoint, give its run back and end."""
         self._process.terminate()
 
     def kill(self) -> None:
@@ -134,21 +143,29 @@ class LocalLauncher:
         self._slots = [Slot(_nth(settings.gpus, number)) for number in range(settings.jobs)]
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._retired: list[Worker] = []
+        self._deaths: Counter[str] = Counter()
+        self._timed: set[tuple[str, str]] = set()
         self._polled = time.monotonic()
 
     def run(self) -> None:
         """Work until every run is done, failed or blocked.
 
         Raises:
-            DataError: worker processes cannot start.
-            KeyboardInterrupt: as asked for; the runs that were under way are given back.
+            DataError: worker processes cannot start, or the store cannot be written.
+            KeyboardInterrupt: as asked for; the runs that were under way are given back with their checkpoints.
         """
         try:
             self._sort_out()
+            self._schedule.longest_first(self._display.expected)
             while self._unfinished:
                 self._assign()
                 self._listen()
                 self._look_elsewhere()
+        except KeyboardInterrupt:
+            self._display.message("stopping after the steps under way, with checkpoints; Ctrl-C again: at once")
+            raise
+        except OSError as error:
+            raise unwritable(self._store, error.strerror or str(error)) from error
         finally:
             self._stop()
 
@@ -246,7 +263,9 @@ class LocalLauncher:
             self._finish(run, event.content["seconds"])
         elif event.kind == "failed":
             self._fail(run, event.content["reason"])
-        else:
+        elif event.kind == "unwritable":
+            raise unwritable(self._store, event.content["reason"])
+        else:  # busy or stopped: somebody else has it, or nobody
             self._display.released(run)
             self._elsewhere[run.run_id] = run
 
@@ -259,17 +278,21 @@ class LocalLauncher:
             self._bury(run, _end_in_words(worker.wait()))
 
     def _bury(self, run: PlannedRun, reason: str) -> None:
-        """Mark a run as failed whose worker died, unless it died after the last write."""
-        if mark_failed(self._store, run.run_id, "died", reason):
+        """Do a run once more whose worker died, and mark it as failed if that was not the first."""
+        self._deaths[run.run_id] += 1
+        if self._deaths[run.run_id] == DEATHS and mark_failed(self._store, run.run_id, "died", reason):
             self._fail(run, reason)
-        else:
-            self._display.released(run)
-            self._settle(run, self._store.state(run.run_id))
+            return
+        self._display.released(run)
+        self._settle(run, self._store.state(run.run_id))
 
     def _finish(self, run: PlannedRun, seconds: float | None) -> None:
         self._schedule.finish(run)
         if run.run_id in self._display.left:
             self._display.done(run, seconds)
+        if seconds is not None and (run.method, run.task) not in self._timed:
+            self._timed.add((run.method, run.task))
+            self._schedule.longest_first(self._display.expected)
 
     def _fail(self, run: PlannedRun, reason: str) -> None:
         self._display.failed(run, reason, self._store.log(run.run_id))
@@ -288,7 +311,7 @@ class LocalLauncher:
             self._settle(run, self._store.state(run.run_id))
 
     def _stop(self) -> None:
-        """End all workers, at once on a second Ctrl-C, and give back what they had."""
+        """End all workers after their steps, at once on a second Ctrl-C, and give back what they had."""
         workers = [*self._retired, *(slot.worker for slot in self._slots if slot.worker)]
         for worker in workers:
             worker.stop()
@@ -297,7 +320,7 @@ class LocalLauncher:
         except (KeyboardInterrupt, subprocess.TimeoutExpired):
             for worker in workers:
                 worker.kill()
-            self._wait(workers, STOP_SECONDS)
+            self._wait(workers, KILL_SECONDS)
         for slot in self._busy:
             if slot.run:
                 give_back(self._store, slot.run.run_id)
@@ -328,16 +351,23 @@ def usable_gpus() -> tuple[str, ...]:
     return tuple(answer.stdout.split()) if answer.returncode == 0 else ()
 
 
-def default_jobs(plan: Sequence[PlannedRun], gpus: Sequence[str]) -> int:
-    """One worker per GPU; without one, as many as the cores have room for."""
+def default_jobs(plan: Sequence[PlannedRun], gpus: Sequence[str], runs_per_gpu: int = 1) -> int:
+    """So many workers per GPU; without one, as many as the cores have room for.
+
+    Raises:
+        UsageError: several workers per GPU are asked for and there is no GPU.
+    """
+    if runs_per_gpu > 1 and not gpus:
+        raise UsageError("--runs-per-gpu: no GPU is visible here; --jobs says how many runs a CPU does at a time")
     threads = max((run.threads for run in plan), default=1)
-    return len(gpus) or max(1, usable_cores() // threads)
+    return len(gpus) * runs_per_gpu or max(1, usable_cores() // threads)
 
 
 def _command(settings: LocalSettings) -> list[str]:
     command = [sys.executable, "-m", "suites.worker", "--store", str(settings.store.root.resolve())]
     if settings.data_dir:
         command += ["--data-dir", str(settings.data_dir.resolve())]
+    command += ["--checkpoint-every", str(settings.checkpoint_every), "--stale-after", str(settings.store.stale_after)]
     return [*command, "--execute", settings.execute]
 
 

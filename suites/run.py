@@ -11,6 +11,8 @@ from pathlib import Path
 
 from gppdfd.cli import at_least_one, parse, run_command
 from gppdfd.errors import DataError, UsageError
+from suites.checkpoints import EVERY_SECONDS
+from suites.claims import forget_result, open_store
 from suites.display import make_display
 from suites.estimate import Estimate, measured_runs
 from suites.launches import announced, launches
@@ -19,7 +21,7 @@ from suites.plan import PlannedRun, make_plan, with_earlier, write_plan
 from suites.preview import counts, estimate_lines, local_jobs, run_lines
 from suites.probe import PROBE, probe, probe_store, probed_runs
 from suites.retry import forget, runs_to_retry
-from suites.store import State, Store
+from suites.store import STALE_SECONDS, State, Store
 from suites.suite import Request, Suite, load_suite
 from suites.worker import EXECUTE
 
@@ -72,6 +74,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     if options.dry_run or options.probe:
         _preview(launch, redone, options)
         return 0
+    open_store(launch.store)
+    _forget_damaged(launch)
     for run_id in redone:
         forget(launch.store, run_id)
     _store_plan(launch)
@@ -107,6 +111,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="worker processes (default: one per GPU, else per core)",
     )
+    add("--runs-per-gpu", type=at_least_one, default=1, metavar="K", help="worker processes per GPU (default: 1)")
+    add("--checkpoint-every", type=_minutes, default=EVERY_SECONDS / 60, metavar="MINUTES",
+        help="how often a run saves its state (default: %(default)g)")  # fmt: skip
     add("--retry", action="append", default=[], metavar="failed|stale|RUN_ID",
         help="do failed runs once more, or finished ones that other sources have made")  # fmt: skip
     add("--dry-run", action="store_true", help="show runs, states, jobs and an estimate; train nothing")
@@ -117,7 +124,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-report", action="store_true", help="write no tables and figures")
     add("--execute", default=EXECUTE, help=argparse.SUPPRESS)
     add("--execute-probe", default=PROBE, help=argparse.SUPPRESS)
+    add("--stale-after", type=float, default=STALE_SECONDS, help=argparse.SUPPRESS)
     return parser
+
+
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError("must be more than 0")
+    return value
+
+
+_minutes.__name__ = "number"  # how argparse calls the type in its message
 
 
 def _prepare(options: argparse.Namespace) -> Launch:
@@ -132,7 +150,7 @@ def _prepare(options: argparse.Namespace) -> Launch:
     if options.data_dir and not options.data_dir.is_dir():
         raise UsageError(f"--data-dir {options.data_dir}: no such folder")
     suite = load_suite(options.suite, request)
-    return Launch(suite, request, make_plan(suite, request), Store(options.store))
+    return Launch(suite, request, make_plan(suite, request), Store(options.store, options.stale_after))
 
 
 def _store_plan(launch: Launch) -> None:
@@ -147,6 +165,14 @@ def _store_plan(launch: Launch) -> None:
     write_plan(plan, launch.plan_path)
 
 
+def _forget_damaged(launch: Launch) -> None:
+    """Turn done runs whose record cannot be read into missing ones."""
+    for run in launch.plan:
+        if launch.store.damaged(run.run_id):
+            print(f"{run.title}: its record was damaged, the run is done again", file=sys.stderr)
+            forget_result(launch.store, run.run_id)
+
+
 def _launch(launch: Launch, options: argparse.Namespace) -> None:
     """Do what is missing; nothing is started when all runs are done."""
     states, gpus = launch.states(), usable_gpus()
@@ -155,7 +181,7 @@ def _launch(launch: Launch, options: argparse.Namespace) -> None:
     if not missing:
         return
     jobs = _workers(missing, options, gpus)
-    settings = LocalSettings(launch.store, options.data_dir, jobs, gpus, options.execute)
+    settings = LocalSettings(launch.store, options.data_dir, jobs, gpus, options.execute, 60 * options.checkpoint_every)
     with make_display(launch.possible, done, jobs, _estimate(launch)) as display:
         display.message(f"{launch.suite.title}: {len(missing)} of {len(launch.possible)} runs to do, {jobs} at a time")
         LocalLauncher(launch.possible, settings, display).run()
@@ -197,7 +223,7 @@ def _probe_settings(launch: Launch, options: argparse.Namespace, gpus: tuple[str
 
 
 def _workers(left: Sequence[PlannedRun], options: argparse.Namespace, gpus: Sequence[str]) -> int:
-    return min(options.jobs or default_jobs(left, gpus), len(left))
+    return min(options.jobs or default_jobs(left, gpus, options.runs_per_gpu), len(left))
 
 
 def _stop(suite: str, store: Store) -> int:

@@ -1,6 +1,6 @@
-"""Which run comes next: teachers first, students when their teacher is done, near what a worker has warm."""
+"""Which run comes next: teachers before their students, near what a worker has in memory, long ones first."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 
 from suites.plan import PlannedRun
@@ -48,6 +48,19 @@ class Schedule:
 
     def put_back(self, run: PlannedRun) -> None:
         self.waiting[run.run_id] = run
+
+    def longest_first(self, seconds: Callable[[PlannedRun], float | None]) -> None:
+        """Order the runs, of which equally suitable ones are taken in this order, by their expected durations.
+
+        A teacher counts with its longest student, which cannot start before; runs of unknown duration come last.
+        """
+        known = {run.run_id: seconds(run) or 0.0 for run in self.waiting.values()}
+        behind: dict[str, float] = {}
+        for run in self.waiting.values():
+            if run.teacher:
+                behind[run.teacher] = max(behind.get(run.teacher, 0.0), known[run.run_id])
+        ordered = sorted(self.waiting, key=lambda run_id: -known[run_id] - behind.get(run_id, 0.0))
+        self.waiting = {run_id: self.waiting[run_id] for run_id in ordered}
 
     def finish(self, run: PlannedRun) -> None:
         """Note that a run is done: its students may start."""

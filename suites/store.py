@@ -9,12 +9,16 @@ A run folder holds, in the order in which the files appear:
     log.txt       everything that the run printed
     heartbeat     touched every few seconds by the holder; carries phase, step and steps
     work-TOKEN/   files of the attempt with that token
+    checkpoint/   states from which the next attempt goes on; gone when there is a result
     committed/    what the folder of the one attempt that counts is renamed to, then moved out of
     failed.json   reason and traceback of a failure
     record.json, history.jsonl, ...   the results
     done          written last: from here on the run is finished
+
+`store.json` in the store itself says which version of this layout it has.
 """
 
+import errno
 import json
 import os
 import socket
@@ -26,13 +30,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gppdfd.errors import DataError
+
+LAYOUT, LAYOUT_FILE = 2, "store.json"
+"""Version of the layout above. Stores of version 1 had neither `store.json` nor checkpoints; else they are the same."""
+
 CLAIM, CONFIG, HEARTBEAT, FAILED, DONE = "claim.json", "config.json", "heartbeat", "failed.json", "done"
 COMMITTED, COMMIT = "committed", "commit.json"
-LOG, RECORD, WORK_PREFIX = "log.txt", "record.json", "work-"
+LOG, RECORD, WORK_PREFIX, CHECKPOINT = "log.txt", "record.json", "work-", "checkpoint"
 
-BEAT_SECONDS = 5.0
 # Many beats: a file server may show a new time stamp only when its attribute cache expires (60 s on NFS).
-STALE_SECONDS = 120.0
+STALE_SECONDS, BEATS, WATCHED_BEATS = 120.0, 24, 2.5
+STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class State(StrEnum):
@@ -92,6 +101,29 @@ class Store:
     root: Path
     stale_after: float = STALE_SECONDS
 
+    @property
+    def beat(self) -> float:
+        """Seconds between two signs of life."""
+        return self.stale_after / BEATS
+
+    @property
+    def watch(self) -> float:
+        """Seconds within which a living holder gives a sign of life, whatever the clocks say."""
+        return max(WATCHED_BEATS * self.beat, 0.0)
+
+    def check_layout(self) -> None:
+        """Refuse a store that a later version has made.
+
+        Raises:
+            DataError: with the way out.
+        """
+        layout = (read_json(self.root / LAYOUT_FILE) or {}).get("layout", LAYOUT)
+        if layout > LAYOUT:
+            raise DataError(
+                f"{self.root} has layout {layout}, made by a later version; this one reads up to {LAYOUT}: "
+                "update it, or choose another folder with --store"
+            )
+
     def folder(self, run_id: str) -> Path:
         return self.root / run_id
 
@@ -110,7 +142,9 @@ class Store:
 
         Raises:
             FileNotFoundError: the suite was never launched into this store.
+            DataError: the store is one of a later version.
         """
+        self.check_layout()
         import pyarrow.parquet as pq
 
         rows: list[dict[str, Any]] = pq.read_table(self.plan_path(suite, preset)).to_pylist()
@@ -141,6 +175,10 @@ class Store:
         """Hash of the sources that made the record of a finished run; None if it tells none."""
         return (read_json(self.folder(run_id) / RECORD) or {}).get("sources")
 
+    def damaged(self, run_id: str) -> bool:
+        """Whether a run is done and its record cannot be read."""
+        return (self.folder(run_id) / DONE).exists() and self.record(run_id) is None
+
     def failure(self, run_id: str) -> dict[str, Any]:
         """`kind`, `reason`, `traceback` of a failed run; empty if it did not fail."""
         return read_json(self.folder(run_id) / FAILED) or {}
@@ -166,7 +204,8 @@ class Store:
     def alive(self, run_id: str) -> bool:
         """True while the claim's holder is not known to be gone and its last sign of life is recent."""
         holder = self.holder(run_id)
-        return holder is not None and not holder.gone and self._silence(run_id) <= self.stale_after
+        # A sign of life that comes from the future says no more than an old one: a clock has jumped.
+        return holder is not None and not holder.gone and abs(self._silence(run_id)) <= self.stale_after
 
     def _names(self, run_id: str) -> frozenset[str]:
         try:
@@ -199,6 +238,15 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def storage_trouble(error: BaseException) -> str | None:
+    """What keeps the disk from being written (full, over quota, read-only), or None if `error` is about something else.
+
+    Libraries wrap such errors in types of their own, so the system's words are looked for.
+    """
+    text = str(error)
+    return next((words for words in map(os.strerror, STORAGE_ERRORS) if words in text), None)
 
 
 def this_machine() -> tuple[str, str]:

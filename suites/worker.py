@@ -3,6 +3,9 @@
 Orders come in on the standard input and events go out on the standard output, one JSON object a line. All
 that a run prints goes to its log. The worker claims each run itself, so that a claim names the process
 that works on it; when the input ends, because the launcher did, the worker ends after its run.
+
+SIGTERM, SIGUSR1 and SIGUSR2 mean: finish the step, save a checkpoint, give the run back and end. The second one
+means: end now.
 """
 
 import argparse
@@ -22,17 +25,15 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from gppdfd.errors import DataError, UsageError
+from suites.checkpoints import EVERY_SECONDS, Checkpoints, Stopped, StopRequest
 from suites.claims import Claim, ClaimLostError, Heartbeat, claim
-from suites.store import Progress, Store
+from suites.store import STALE_SECONDS, Progress, Store, storage_trouble
 
 EXECUTE = "suites.execute:execute"
 REPORT_SECONDS = 0.2
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
-Execute = Callable[[Any, Path, Path, Path | None, Callable[[Progress], None]], None]
-
-
-class Stopped(BaseException):
-    """The launcher wants this process to end now: a request, which no `except Exception` may hold up."""
+Execute = Callable[[Any, Path, Path, Path | None, Callable[[Progress], None], Checkpoints], None]
 
 
 @dataclass
@@ -56,6 +57,14 @@ class Channel:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended: the event to tell, and what belongs to it."""
+
+    event: str
+    content: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Worker:
     """What all runs of this process have in common."""
 
@@ -64,57 +73,79 @@ class Worker:
     execute: Execute
     config_type: Any
     channel: Channel
+    checkpoint_every: float = EVERY_SECONDS
+    stop: StopRequest = field(default_factory=StopRequest)
 
     def do(self, run_id: str, config: dict[str, Any]) -> bool:
-        """Do one run and tell how it ended: `done`, `failed`, or `busy` if somebody else has it.
+        """Do one run and tell how it ended: `done`, `failed`, `stopped`, `busy` if somebody else has it, or
+        `unwritable` if the store cannot be written, which is no fault of the run.
 
         Returns:
             False if the run failed.
+
+        Raises:
+            Stopped: as asked for; the run is given back with a checkpoint.
         """
         self.channel.send("started")
-        made = claim(self.store, run_id)
-        if made is None:
-            self.channel.send("busy")
-            return True
         try:
-            with _log_to(self.store.log(run_id)):
-                return self._attempt(made, config)
+            outcome = self._outcome(run_id, config)
         except Stopped:
-            made.release()
+            self.channel.send("stopped")
             raise
-        except ClaimLostError:
-            made.release()
-            self.channel.send("busy")
-        return True
+        self.channel.send(outcome.event, **outcome.content)
+        return outcome.event != "failed"
 
-    def _attempt(self, made: Claim, config: dict[str, Any]) -> bool:
+    def _outcome(self, run_id: str, config: dict[str, Any]) -> Outcome:
+        try:
+            made = claim(self.store, run_id)
+            return self._hold(made, config) if made else Outcome("busy")
+        except OSError as error:
+            return Outcome("unwritable", {"reason": error.strerror or str(error)})
+
+    def _hold(self, made: Claim, config: dict[str, Any]) -> Outcome:
+        """Do a run that is ours now, and give it back whatever happens."""
+        try:
+            with _log_to(self.store.log(made.run_id)):
+                return self._attempt(made, config)
+        except ClaimLostError:
+            return Outcome("busy")
+        finally:
+            made.release()
+
+    def _attempt(self, made: Claim, config: dict[str, Any]) -> Outcome:
         started = time.monotonic()
         try:
             made.start(config)
             with Heartbeat(made) as heartbeat:
-                self._execute(made, config, heartbeat)
-            seconds = time.monotonic() - started
+                earlier = self._execute(made, config, heartbeat)
+            seconds = earlier + time.monotonic() - started
             made.commit(seconds)
         except ClaimLostError:
             raise
         except (Exception, SystemExit) as error:
-            self._fail(made, error)
-            return False
-        self.channel.send("done", seconds=seconds)
-        return True
+            return _failed(made, error)
+        return Outcome("done", {"seconds": seconds})
 
-    def _execute(self, made: Claim, config: dict[str, Any], heartbeat: Heartbeat) -> None:
+    def _execute(self, made: Claim, config: dict[str, Any], heartbeat: Heartbeat) -> float:
+        """Do the run; returns the seconds that earlier attempts gave to it."""
+
         def report(progress: Progress) -> None:
             heartbeat.report(Progress(progress.phase, progress.step, progress.steps))
             self.channel.progress(heartbeat.progress)
 
         settings = self.config_type.model_validate(config)
-        self.execute(settings, made.work, self.store.root, self.data_dir, report)
+        checkpoints = Checkpoints(made.checkpoints, made.check, self.checkpoint_every, self.stop)
+        self.execute(settings, made.work, self.store.root, self.data_dir, report, checkpoints)
+        return checkpoints.earlier
 
-    def _fail(self, made: Claim, error: BaseException) -> None:
-        logging.error("the run failed", exc_info=error)
-        made.fail("error", describe(error), "".join(traceback.format_exception(error)))
-        self.channel.send("failed", reason=describe(error))
+
+def _failed(made: Claim, error: BaseException) -> Outcome:
+    """Mark a run as failed, unless the disk is to blame."""
+    logging.error("the run failed", exc_info=error)
+    if (why := storage_trouble(error)) is not None:
+        return Outcome("unwritable", {"reason": why})
+    made.fail("error", describe(error), "".join(traceback.format_exception(error)))
+    return Outcome("failed", {"reason": describe(error)})
 
 
 def describe(error: BaseException) -> str:
@@ -138,9 +169,11 @@ def main() -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     execute = load(options.execute)
     config_type = importlib.import_module("suites.config").RunConfig
-    worker = Worker(Store(options.store), options.data_dir, execute, config_type, channel)
+    store = Store(options.store, options.stale_after)
+    worker = Worker(store, options.data_dir, execute, config_type, channel, options.checkpoint_every)
     channel.send("ready")
-    signal.signal(signal.SIGTERM, _stop)
+    for name in STOP_SIGNALS:
+        signal.signal(name, worker.stop)
     with suppress(Stopped):
         _serve(worker)
 
@@ -157,15 +190,13 @@ def _uses_gpu() -> bool:
     return torch is not None and torch.cuda.is_initialized()
 
 
-def _stop(*_: object) -> None:
-    raise Stopped
-
-
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m suites.worker", description="Started by suites.run.")
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--execute", default=EXECUTE)
+    parser.add_argument("--checkpoint-every", type=float, default=EVERY_SECONDS, help="seconds")
+    parser.add_argument("--stale-after", type=float, default=STALE_SECONDS, help="seconds")
     return parser.parse_args()
 
 

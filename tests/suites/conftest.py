@@ -54,7 +54,9 @@ def fake_config(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A store in which a silent holder is taken for dead without being watched."""
+    monkeypatch.setattr(Store, "watch", 0.0)
     return Store(tmp_path / "runs")
 
 
@@ -81,9 +83,10 @@ def plan_of(suite_file: Path) -> Callable[..., list[PlannedRun]]:
 def launch(store: Store) -> Callable[..., Display]:
     """Do a plan with the local launcher; returns what it counted."""
 
-    def do(plan: list[PlannedRun], jobs: int = 2, display: type[Display] = Display) -> Display:
+    def do(plan: list[PlannedRun], jobs: int = 2, display: type[Display] = Display, every: float = 600) -> Display:
         shown = display(plan, (), jobs, Estimate())
-        LocalLauncher(plan, LocalSettings(store, jobs=jobs, execute="fake_runs:execute"), shown).run()
+        settings = LocalSettings(store, jobs=jobs, execute="fake_runs:execute", checkpoint_every=every)
+        LocalLauncher(plan, settings, shown).run()
         return shown
 
     return do

@@ -1,17 +1,24 @@
-"""Runs without training: settings that need no torch; an `execute` that does what the method's name says."""
+"""Runs without training: settings that need no torch; an `execute` that does what the method's name says.
 
+The method `walk` goes through steps with checkpoints; what it ends with tells whether a step was lost or done twice.
+"""
+
+import errno
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from gppdfd.errors import DataError, UsageError
 from gppdfd.files import canonical_json, hash_text, write_json
+from suites.checkpoints import Checkpoints
 from suites.sources import sources_hash
 from suites.store import Progress
 
@@ -107,13 +114,17 @@ def execute(
     store_root: Path,
     data_dir: Path | None,
     report: Callable[[Progress], None],
+    checkpoints: Checkpoints,
 ) -> None:
     """Write a record; fail, die or take long where the method says so, or a file `fail-TASK` in the store."""
     print(f"printed by {config.run_id}")
     report(Progress("search", 1, 2))
-    act = config.method.partition("+")[0]
+    act = re.split(r"[+(]", config.method)[0]
+    walked = walk(config.run_id, report, checkpoints) if act == "walk" else Walk(value=config.run_id)
     if act == "fail" or (config.is_teacher and (store_root / f"fail-{config.task}").exists()):
         raise DataError(f"{config.task} cannot be learnt")
+    if act == "full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if act == "die":
         os._exit(7)
     if act in ("slow", "brief"):
@@ -121,9 +132,66 @@ def execute(
     teacher = config.teacher_config()
     if teacher and not (store_root / teacher.run_id / "done").exists():
         raise DataError("started before its teacher was done")
-    record = {"run_id": config.run_id, "process": os.getpid(), "threads": os.environ["OMP_NUM_THREADS"]}
-    record |= {"role": "teacher" if config.is_teacher else "student", "sources": sources_hash()}
-    write_json(folder / "record.json", record)
+    more = {"process": os.getpid(), "threads": os.environ["OMP_NUM_THREADS"], "resumed": walked.resumed}
+    write_json(folder / "record.json", {**fake_record(config, walked.value), **more, "sources": sources_hash()})
+
+
+class Walk(BaseModel):
+    """A walk after `step` steps."""
+
+    value: str
+    step: int = 0
+    resumed: int = 0
+
+
+def walk(start: str, report: Callable[[Progress], None], checkpoints: Checkpoints) -> Walk:
+    """Hash a text again and again, from the checkpoint if there is one."""
+    path = checkpoints.folder / "state.json"
+    now = Walk(value=start)
+    if path.exists():
+        now = Walk.model_validate_json(path.read_text())
+        now.resumed += 1
+    steps = int(os.environ.get("WALK_STEPS", "20"))
+    with checkpoints.steps():
+        print("begins")
+        sys.stdout.flush()
+        while now.step < steps:
+            time.sleep(float(os.environ.get("WALK_SECONDS", "0.02")))
+            now.value, now.step = hash_text(now.value), now.step + 1
+            report(Progress("search", now.step, steps))
+            if checkpoints.due(last=now.step == steps):
+                checkpoints.save(lambda folder: write_json(folder / path.name, now.model_dump()))
+    return now
+
+
+def fake_record(config: RunConfig, value: str) -> dict[str, Any]:
+    """A record that tables can be made from; its score stands for the whole walk."""
+    metrics = {"mrpc": ("accuracy", "f1"), "stsb": ("pearson", "spearman")}[config.task]
+    score = int(hash_text(value)[:6], 16) / 16**6
+    scores = {"validation": dict.fromkeys(metrics, score)}
+    return {
+        "schema": 1,
+        "run_id": config.run_id,
+        "task": config.task,
+        "method": config.method,
+        "label": config.method,
+        "sparsity_target": config.sparsity,
+        "seed": config.seed,
+        "role": "teacher" if config.is_teacher else "student",
+        "model": config.model,
+        "scores": scores,
+        "primary": {"split": "validation", "metric": metrics[-1], "value": score},
+        "majority": {"validation": dict.fromkeys(metrics, 0.0)},
+        "size": {
+            "encoder_dense": 1000,
+            "encoder_kept": round(1000 * (1 - config.sparsity)),
+            "sparsity": config.sparsity,
+            "flops_task": 10,
+        },
+        "data": {"source": "micro", "content": "hash"},
+        "selection": {"rule": "last", "step": 20},
+        "finished": "2026-01-02T03:04:05+00:00",
+    }
 
 
 def execute_probe(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gppdfd.errors import DataError
+from gppdfd.errors import DataError, UsageError
 from suites import local
 from suites.claims import claim
 from suites.display import Display, Estimate
@@ -75,7 +75,7 @@ def test_a_failed_run_is_not_tried_again(store: Store, plan_of: PlanOf, launch: 
     assert [store.failure(run.run_id) for run in plan] == failure
 
 
-def test_a_worker_that_dies_is_replaced(store: Store, plan_of: PlanOf, launch: Launch) -> None:
+def test_a_run_whose_worker_dies_twice_has_failed(store: Store, plan_of: PlanOf, launch: Launch) -> None:
     plan = plan_of("task=mrpc", method="die+dfd")
     shown = launch(plan, jobs=1)
     dead = [run for run in plan if store.state(run.run_id) is State.FAILED]
@@ -84,19 +84,24 @@ def test_a_worker_that_dies_is_replaced(store: Store, plan_of: PlanOf, launch: L
     assert (shown.finished, shown.failures) == (5, 2)
 
 
-def test_a_killed_worker_is_replaced(store: Store, plan_of: PlanOf, launch: Launch) -> None:
-    plan = plan_of("task=mrpc", "sparsity=0.8", method="slow+dfd")
-    slow = next(run for run in plan if run.method == "slow+dfd")
-    killer = threading.Thread(target=_kill_when_running, args=(store, slow.run_id))
+def test_a_run_whose_worker_was_killed_goes_on_from_its_checkpoint(
+    store: Store, plan_of: PlanOf, launch: Launch
+) -> None:
+    plan = plan_of("task=mrpc", "sparsity=0.8", method="walk+dfd")
+    walk = next(run for run in plan if run.method == "walk+dfd")
+    killer = threading.Thread(target=_kill_when_running, args=(store, walk.run_id))
     killer.start()
-    launch(plan, jobs=1)
+    launch(plan, jobs=1, every=0.001)
     killer.join()
-    assert "killed by SIGKILL" in store.reason(slow.run_id)
-    assert states(store, plan).count(State.DONE) == len(plan) - 1
+    assert set(states(store, plan)) == {State.DONE}
+    record = store.record(walk.run_id)
+    assert record is not None
+    assert record["resumed"] == 1
+    assert not (store.folder(walk.run_id) / "checkpoint").exists()
 
 
 def _kill_when_running(store: Store, run_id: str) -> None:
-    while store.progress(run_id) is None:
+    while not list(store.folder(run_id).glob("checkpoint/state.json")):
         time.sleep(0.02)
     holder = store.holder(run_id)
     assert holder is not None
@@ -212,11 +217,28 @@ def test_an_interrupt_gives_the_runs_back(store: Store, plan_of: PlanOf) -> None
     assert not list(store.root.glob("*/work-*"))
 
 
+def test_runs_that_took_long_before_start_first(store: Store, plan_of: PlanOf, launch: Launch) -> None:
+    started: list[str] = []
+
+    class Measured(Display):
+        def expected(self, run: PlannedRun) -> float:
+            return run.sparsity
+
+        def started(self, run: PlannedRun) -> None:
+            started.append(f"{run.label} {run.sparsity:g}")
+
+    launch(plan_of("task=mrpc", "method=alone"), jobs=1, display=Measured)
+    assert started == ["alone 0.95", "alone 0.8"]
+
+
 def test_jobs_default_to_gpus_then_cores(plan_of: PlanOf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "usable_cores", lambda: 8)
     plan = [dataclasses.replace(run, threads=2) for run in plan_of()]
     assert default_jobs(plan, ()) == 4
     assert default_jobs(plan, ("0", "1")) == 2
+    assert default_jobs(plan, ("0", "1"), runs_per_gpu=3) == 6
+    with pytest.raises(UsageError, match="no GPU is visible here; --jobs says"):
+        default_jobs(plan, (), runs_per_gpu=2)
     monkeypatch.setattr(local, "usable_cores", lambda: 1)
     assert default_jobs(plan, ()) == 1
 

@@ -234,7 +234,7 @@ def test_wrong_usage_gives_one_message_and_exit_code_2(
     assert told.out == ""
 
 
-@pytest.mark.parametrize("option", ["--jobs", "--seeds"])
+@pytest.mark.parametrize("option", ["--jobs", "--seeds", "--runs-per-gpu", "--checkpoint-every"])
 @pytest.mark.parametrize("value", ["0", "x"])
 def test_numbers_are_checked(arguments: list[str], option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
@@ -340,6 +340,8 @@ def test_all_options_are_in_the_help(capsys: pytest.CaptureFixture[str]) -> None
         "--store",
         "--out",
         "--jobs",
+        "--runs-per-gpu",
+        "--checkpoint-every",
     ):
         assert option in told
     assert "--execute" not in told

@@ -55,6 +55,23 @@ def test_a_worker_is_not_started_anew_while_runs_suit_its_threads() -> None:
     assert chosen.threads == 1
 
 
+def test_long_runs_come_first_among_equals() -> None:
+    schedule = Schedule([run("short"), run("unknown"), run("long"), run("middle")])
+    seconds = {"short": 1.0, "middle": 5.0, "long": 9.0}
+    schedule.longest_first(lambda item: seconds.get(item.run_id))
+    taken = [schedule.take(Warm(threads=1, tasks={"mrpc"})) for _ in range(4)]
+    assert [item.run_id for item in taken if item] == ["long", "middle", "short", "unknown"]
+
+
+def test_a_teacher_is_as_long_as_its_longest_student_and_itself() -> None:
+    seconds = {"a": 10.0, "b": 2.0, "of a": 1.0, "of b": 20.0}
+    students = [run("of a", teacher="a"), run("of b", teacher="b")]
+    schedule = Schedule([teacher("a", "rte"), teacher("b"), *students])
+    schedule.longest_first(lambda item: seconds[item.run_id])
+    first, second = schedule.take(Warm()), schedule.take(Warm())
+    assert [first, second] == [teacher("b"), teacher("a", "rte")]
+
+
 def test_students_of_a_failed_teacher_are_taken_out() -> None:
     students = [run("s1", teacher="t"), run("s2", teacher="t")]
     schedule = Schedule([*students, run("s3", teacher="u")])

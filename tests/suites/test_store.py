@@ -178,6 +178,7 @@ def test_whatever_happens_one_attempt_is_committed(
     finish = claims.finish_commit
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Claim, "check", lambda self: None)
+        patch.setattr(Store, "watch", 0.0)
         for action, number in actions:
             if action == "claim":
                 silence(store)
