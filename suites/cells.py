@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from suites.records import PlannedRun, Record, Results
-from suites.statistics import Summary, average_summaries, majority_scores, no_evidence, score_summaries
+from suites.statistics import (
+    Summary,
+    average_summaries,
+    majority_scores,
+    no_evidence,
+    retention_summaries,
+    score_summaries,
+)
 
 # Title, task, split (None: the run's selection split), in the order of the GLUE papers.
 GLUE = (
@@ -29,6 +36,7 @@ METRIC_LABELS = {
     "spearman": "Spearman",
     "spearmanr": "Spearman",
 }
+SINGLE_WEIGHTS = "zeroes single weights: the model is neither smaller nor faster than the dense one"
 NAN = float("nan")
 RowKey = tuple[str, float]
 
@@ -96,6 +104,11 @@ class Cells:
         return average_summaries(self.results)
 
     @cached_property
+    def retention(self) -> dict[RowKey, Summary]:
+        """Summary of the share of their teachers' scores that the runs of a row keep; see `retention_summaries`."""
+        return retention_summaries(self.results)
+
+    @cached_property
     def _scores(self) -> dict[tuple[str, float, str, str, str], Summary]:
         return score_summaries(self.results)
 
@@ -119,6 +132,11 @@ class Cells:
     def done(self, runs: Iterable[PlannedRun]) -> list[Record]:
         """Records of those runs that are finished."""
         return [self.results.records[run.run_id] for run in runs if run.run_id in self.results.records]
+
+    def row_marks(self, row: RowKey) -> tuple[str, ...]:
+        """What a reader must know of all runs of a row."""
+        single = any(record.single_weights for record in self.done(self.runs_of(row)))
+        return (SINGLE_WEIGHTS,) if single else ()
 
     def metrics(self, column: ScoreColumn) -> tuple[str, ...]:
         """Metrics of a column in the order of the records; those of the selection split if it has none."""

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gppdfd.budget import Count, Target
 from gppdfd.files import canonical_json, hash_text
-from gppdfd.interface import Method, parse_method
+from gppdfd.interface import Method, named_methods, parse_method
 from gppdfd.models import load_structure, model_content
 from gppdfd.settings import Precision, TrainingConfig, plan_phases
 from gppdfd.structure import Structure
@@ -73,6 +73,12 @@ class RunConfig(BaseModel):
     def parsed(self) -> Method:
         """The method itself."""
         return parse_method(self.method)
+
+    @property
+    def pair(self) -> str:
+        """The method as `pruner+distiller`, also where it has a name of its own."""
+        named = named_methods().get(self.method)
+        return named.spec if named else self.method
 
     @property
     def is_teacher(self) -> bool:

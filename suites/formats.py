@@ -12,20 +12,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gppdfd.files import write_text
+from suites.statistics import ALPHA
 
 if TYPE_CHECKING:
     import pandas as pd
 
 DASH = "–"
 NO_EVIDENCE = "at most 1 point above the majority class (primary metric): no evidence of learning"
-_FIXED_SIGNS = {NO_EVIDENCE: "†"}
+BETTER = f"better than the reference method, Holm-corrected p < {ALPHA:g}"
+WORSE = f"worse than the reference method, Holm-corrected p < {ALPHA:g}"
+UNNAMED = "the source does not name the metric"
+_FIXED_SIGNS = {NO_EVIDENCE: "†", BETTER: "↑", WORSE: "↓", UNNAMED: "?"}
 
 
 @dataclass(frozen=True)
 class Number:
     """One printed number, its printed standard deviation (or nothing), whether it is its block's best."""
 
-    text: str
+    text: str  # empty: unknown, beside numbers that are known
     spread: str = ""
     best: bool = False
 
@@ -34,12 +38,14 @@ class Number:
 class Cell:
     """Numbers joined by a slash (none: a dash) and marks, each the text of a footnote.
 
-    `ranked` says whether the cell competes for the best of its block.
+    `ranked` says whether the cell competes for the best of its block; `unnamed` that its number is on a metric that
+    nobody named, so that it belongs to none of the column's parts.
     """
 
     numbers: tuple[Number, ...] = ()
     marks: tuple[str, ...] = ()
     ranked: bool = True
+    unnamed: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
+    """Label, cells, and marks that hold for the whole row, such as the source of published numbers."""
+
     label: str
     cells: tuple[Cell, ...]
+    marks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,7 @@ class Table:
             yield from column.marks
         for block in self.blocks:
             for row in block.rows:
+                yield from row.marks
                 for cell in row.cells:
                     yield from cell.marks
 
@@ -108,6 +118,8 @@ def write_table(table: Table, folder: Path) -> list[Path]:
 
 # --- csv: one column per number, its sd beside it, notes in words ---
 
+_ROW_NOTES, _UNNAMED_PART = "notes", "unnamed metric"
+
 
 def to_csv(table: Table) -> str:
     """Plain numbers; empty where there is none; footnotes as words in a column of their own."""
@@ -124,12 +136,14 @@ def to_csv(table: Table) -> str:
 
 def _csv_columns(table: Table) -> list[str]:
     """Names in reading order; sd and notes only where the column has any."""
-    names = []
+    names = [_ROW_NOTES] if any(row.marks for block in table.blocks for row in block.rows) else []
     for place, column in enumerate(table.columns):
         cells = [row.cells[place] for block in table.blocks for row in block.rows]
         spread = any(number.spread for cell in cells for number in cell.numbers)
         for part in _csv_parts(column):
             names += [part, f"{part} sd"] if spread else [part]
+        if any(cell.unnamed for cell in cells):
+            names.append(f"{column.title} {_UNNAMED_PART}")
         if column.marks or any(cell.marks for cell in cells):
             names.append(f"{column.title} notes")
     return names
@@ -140,9 +154,10 @@ def _csv_parts(column: Column) -> list[str]:
 
 
 def _csv_cells(table: Table, row: Row) -> dict[str, str]:
-    values: dict[str, str] = {}
+    values = {_ROW_NOTES: "; ".join(row.marks)}
     for column, cell in zip(table.columns, row.cells, strict=True):
-        for part, number in zip(_csv_parts(column), cell.numbers, strict=False):
+        parts = [f"{column.title} {_UNNAMED_PART}"] if cell.unnamed else _csv_parts(column)
+        for part, number in zip(parts, cell.numbers, strict=False):
             values |= {part: number.text, f"{part} sd": number.spread}
         values[f"{column.title} notes"] = "; ".join((*column.marks, *cell.marks))
     return values
@@ -161,7 +176,7 @@ class Dialect:
     raised: Callable[[str], str]
 
     def number(self, number: Number) -> str:
-        text = self.escape(number.text)
+        text = self.escape(number.text or DASH)
         shown = self.bold(text) if number.best else text
         return shown + self.spread(number.spread) if number.spread else shown
 
@@ -180,7 +195,7 @@ class Dialect:
         """Rows of marked-up texts; a block's title stands in its first row only."""
         signs = table.signs()
         return [
-            [self.escape("" if place else block.title), self.escape(row.label)]
+            [self.escape("" if place else block.title), self.escape(row.label) + self.marks(row.marks, signs)]
             + [self.cell(cell, signs) for cell in row.cells]
             for block in table.blocks
             for place, row in enumerate(block.rows)
@@ -229,6 +244,10 @@ _LATEX_SPECIAL = str.maketrans(
         "±": r"$\pm$",
         "−": "$-$",
         "†": r"$\dagger$",
+        "↑": r"$\uparrow$",
+        "↓": r"$\downarrow$",
+        "Δ": r"$\Delta$",
+        "≥": r"$\geq$",
     }
 )
 _NEGATIVE = re.compile(r"-\d+(\.\d+)?")

@@ -20,12 +20,20 @@ _CAPTIONS = {
 }
 
 
-def index_page(title: str, command: str, results: Results, tables: Sequence[Table], figures: Collection[str]) -> str:
+def index_page(
+    title: str,
+    command: str,
+    results: Results,
+    tables: Sequence[Table],
+    figures: Collection[str],
+    appendix: Sequence[Table] = (),
+) -> str:
     """Markdown that shows everything of one report.
 
     Args:
         command: what makes this report again.
         figures: names of the figures that were written beside the page.
+        appendix: tables that were written beside the page and are only linked.
     """
     made = f"{progress(results)}; newest record {last_date(results)}, commit {commits(results)}."
     parts = [
@@ -33,6 +41,7 @@ def index_page(title: str, command: str, results: Results, tables: Sequence[Tabl
         f"{made} Made from the stored records alone by\n\n    {command}",
         *map(_table, tables),
         *(_figure(name, name in figures) for name in _CAPTIONS),
+        *map(_link, appendix),
         *_unfinished(results),
         *_warnings(results),
     ]
@@ -40,8 +49,15 @@ def index_page(title: str, command: str, results: Results, tables: Sequence[Tabl
 
 
 def _table(table: Table) -> str:
-    files = ", ".join(f"[{kind}]({table.name}.{kind})" for kind in ("csv", "md", "tex"))
-    return f"{to_markdown(table)}\nThis table as {files}."
+    return f"{to_markdown(table)}\nThis table as {_files(table)}."
+
+
+def _link(table: Table) -> str:
+    return f"{table.caption}: {_files(table)}."
+
+
+def _files(table: Table) -> str:
+    return ", ".join(f"[{kind}]({table.name}.{kind})" for kind in ("csv", "md", "tex"))
 
 
 def _figure(name: str, written: bool) -> str:

@@ -25,6 +25,8 @@ class PlannedRun:
         role: teachers are runs too; students wait for theirs.
         order: position of the method's row in the suite.
         paper: where the method comes from.
+        pair: the method as `pruner+distiller`, also where it has a name of its own.
+        reference: whether it is the method that tables compare the others with.
         threads: how many threads the run computes with.
         config: settings of the run as JSON, what a worker gets.
         teacher: run id of the teacher that must be done first.
@@ -42,6 +44,8 @@ class PlannedRun:
     role: Role
     order: int
     paper: str = ""
+    pair: str = ""
+    reference: bool = False
     threads: int = 1
     config: dict[str, Any] = field(default_factory=dict, hash=False, repr=False)
     teacher: str | None = None
@@ -66,6 +70,8 @@ COLUMNS = (
     "role",
     "order",
     "paper",
+    "pair",
+    "reference",
     "reachable",
     "reason",
 )
@@ -78,7 +84,7 @@ def make_plan(suite: Suite, request: Request) -> list[PlannedRun]:
     position = suite.methods.index(row) if row in suite.methods else len(suite.methods)
     needed = {run.teacher.run_id: run.teacher for run in runs if run.teacher}
     teachers = [replace(teacher, row=row, order=position) for teacher in needed.values()]
-    unique = {run.run_id: _planned(run) for run in [*runs, *teachers]}
+    unique = {run.run_id: _planned(run, suite.reference) for run in [*runs, *teachers]}
     return sorted(unique.values(), key=lambda run: run.role == "student")
 
 
@@ -114,7 +120,7 @@ def write_plan(plan: Sequence[PlannedRun], path: Path) -> None:
     write_atomically(path, lambda temporary: pq.write_table(table, temporary))
 
 
-def _planned(run: GridRun) -> PlannedRun:
+def _planned(run: GridRun, reference: str) -> PlannedRun:
     config = run.config
     return PlannedRun(
         run_id=run.run_id,
@@ -126,6 +132,8 @@ def _planned(run: GridRun) -> PlannedRun:
         role="teacher" if config.is_teacher else "student",
         order=run.order,
         paper=run.row.paper,
+        pair=config.pair,
+        reference=run.row.method == reference,
         threads=config.threads,
         config=config.model_dump(mode="json"),
         teacher=run.teacher.run_id if run.teacher else None,

@@ -4,6 +4,7 @@ Imports no torch, so that a report is made in seconds on any machine that holds 
 """
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 _AXES = ["run_id", "task", "method", "label", "sparsity", "seed", "role"]
 PLAN_COLUMNS = [*_AXES, "order", "paper", "reachable", "reason"]
+# Plans of older launches lack these; what stands for them is in `_completed`.
+_LATER_COLUMNS = ("pair", "reference")
 SCORE_COLUMNS = [*_AXES, "split", "metric", "primary", "value", "majority", "teacher"]
 Scores = dict[str, dict[str, float]]
 
@@ -43,11 +46,14 @@ class TeacherScores(_Part):
 
 
 class Size(_Part):
-    """Sizes of the finished model and of the dense one; FLOPs at the task's mean length."""
+    """Sizes of the finished model and of the dense one; FLOPs at the task's mean length and at 128 tokens."""
 
     encoder_dense: int
     encoder_kept: int
     sparsity: float
+    total: int | None = None
+    total_without_embeddings: int | None = None
+    nonzero: int | None = None
     flops_task: int
     flops_task_dense: int | None = None
 
@@ -57,6 +63,15 @@ class Size(_Part):
         if not self.flops_task_dense or not self.flops_task:
             return float("nan")
         return self.flops_task_dense / self.flops_task
+
+
+class Latency(_Part):
+    """Seconds for one batch through the layers of this model, and the dense model's over them."""
+
+    batch: int
+    tokens: int
+    seconds: float
+    speedup: float
 
 
 class Data(_Part):
@@ -72,13 +87,17 @@ class Selection(_Part):
 
 
 class Environment(_Part):
+    device: str | None = None
     precision: str | None = None
     commit: str | None = None
     dirty: bool | None = None
 
 
 class Record(_Part):
-    """What the report reads of a run's `record.json`. Scores are fractions, timings seconds."""
+    """What the report reads of a run's `record.json`.
+
+    Scores are fractions, timings seconds, `peak_memory` bytes; `kept` counts the kept units of each kind by layer.
+    """
 
     run_id: str
     task: str
@@ -94,9 +113,13 @@ class Record(_Part):
     missing: dict[str, str] = {}
     teacher: TeacherScores | None = None
     size: Size
+    latency: Latency | None = None
+    kept: dict[str, tuple[int, ...]] = {}
     data: Data
     timings: dict[str, float] = {}
     steps: dict[str, int] = {}
+    scoring_passes: int | None = None
+    peak_memory: int | None = None
     selection: Selection
     warnings: tuple[str, ...] = ()
     constant_predictions: tuple[str, ...] = ()
@@ -110,6 +133,16 @@ class Record(_Part):
         return self.timings.get("total", sum(self.timings.values()))
 
     @property
+    def single_weights(self) -> bool:
+        """Whether the run zeroed single weights, so that its model is no smaller than the dense one."""
+        return "weight" in self.kept
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the run was done on a GPU."""
+        return (self.environment.device or "").startswith("cuda")
+
+    @property
     def missed_target(self) -> bool:
         """Whether the true sparsity is more than 0.5 points away from the target (rounding aside)."""
         return abs(self.size.sparsity - self.sparsity_target) > 0.005 + 1e-9
@@ -118,6 +151,7 @@ class Record(_Part):
 class PlannedRun(NamedTuple):
     """One row of the plan, with what became of it.
 
+    `pair` is the method as `pruner+distiller`; `reference` marks the method that tables compare the others with.
     `state` is done, failed, blocked, missing or unreachable; `note` says why the run is not done.
     """
 
@@ -134,9 +168,26 @@ class PlannedRun(NamedTuple):
     reason: str
     state: str
     note: str
+    pair: str
+    reference: bool
+
+    @property
+    def pruner(self) -> str:
+        """First half of the pair, with its options."""
+        return split_outside(self.pair, "+")[0]
+
+    @property
+    def distiller(self) -> str:
+        """Second half of the pair; empty if the plan does not say what is behind a method's name."""
+        return "".join(split_outside(self.pair, "+")[1:])
 
 
-@dataclass(frozen=True)
+def split_outside(text: str, separator: str) -> list[str]:
+    """Parts between separators outside parentheses: `a(x=1+2)+b` has two at `+`."""
+    return re.split(rf"\{separator}(?![^(]*\))", text)
+
+
+@dataclass(frozen=True, eq=False)  # compared by identity, so that what was computed of it is found again
 class Results:
     """Everything a report is made from.
 
@@ -211,9 +262,16 @@ def read_plan(path: Path) -> "pd.DataFrame":
         raise DataError(f"{path}: unreadable parquet ({_first_line(error)}); launch again") from error
     if absent := [column for column in PLAN_COLUMNS if column not in plan]:
         raise DataError(f"{path}: the plan lacks the columns {', '.join(absent)}; launch again to rewrite it")
-    plan = plan.sort_values("order", kind="stable", ignore_index=True)
+    plan = _completed(plan.sort_values("order", kind="stable", ignore_index=True))
     _check_cells(plan, path)
     return plan
+
+
+def _completed(plan: "pd.DataFrame") -> "pd.DataFrame":
+    """A plan of an older launch: its methods' names are their pairs, its first student method is the reference."""
+    students = plan.loc[plan["role"] == "student", "method"]
+    later = {"pair": plan["method"], "reference": plan["method"] == next(iter(students), None)}
+    return plan.assign(**{name: later[name] for name in _LATER_COLUMNS if name not in plan})
 
 
 def _no_plan(path: Path) -> str:

@@ -1,6 +1,11 @@
-"""`python -m suites.report SUITE`: tables, figures and an index page from stored records alone, no torch."""
+"""`python -m suites.report SUITE`: tables, figures and an index page from stored records alone, no torch.
+
+In place of a suite, `submission RUN...` writes the files of the GLUE server, `compare RUN RUN` tests one run against
+another; each has its own --help.
+"""
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,15 +13,20 @@ from pathlib import Path
 from gppdfd.cli import parse, run_command
 from gppdfd.errors import UsageError
 from gppdfd.files import write_text
+from suites.comparison_tables import ablation_table, distiller_table, matrix_table, pruner_table, unit_table
+from suites.cost_tables import size_table, structure_table, training_table
 from suites.figures import indicator_figure, indicator_pair, save_figure, score_figure
 from suites.figures.indicators import NOTHING, Wanted
 from suites.formats import Table, write_table
 from suites.index import INDICATORS, SCORES, index_page
+from suites.published import PublishedRow, select, shipped
+from suites.published_rows import published_table
 from suites.records import Results, read_results
 from suites.store import Store
-from suites.tables import main_table, size_table
+from suites.tables import main_table
 
 STORE = Path("results/runs")
+GENERATED = "micro"
 _SHOW_HELP = "which run the indicator figure shows: task=, sparsity=, seed="
 _AXES = {"task": str, "sparsity": float, "seed": int}
 
@@ -41,20 +51,43 @@ def write_report(suite: str, preset: str, store: Path, plan: Path, out: Path, sh
         DataError: a stored file is broken or of another schema version.
     """
     results = read_results(plan, store)
-    tables = _tables(results, f"{suite}, preset {preset}")
+    tables = suite_tables(results, f"{suite}, preset {preset}")
     figures = _write_figures(results, out, show)
-    paths = [path for table in tables for path in write_table(table, out)]
+    appendix = _appendix(results)
+    paths = [path for table in (*tables, *appendix) for path in write_table(table, out)]
     command = _command(suite, preset, store, out, show)
     page = out / "README.md"
-    write_text(page, index_page(f"{suite}, preset {preset}", command, results, tables, list(figures)))
+    write_text(page, index_page(f"{suite}, preset {preset}", command, results, tables, list(figures), appendix))
     return [page, *paths, *(path for files in figures.values() for path in files)]
 
 
-def _tables(results: Results, what: str) -> list[Table]:
-    return [
-        main_table(results, f"Scores by method and task ({what})"),
-        size_table(results, f"Size and cost by method ({what})"),
+def suite_tables(results: Results, what: str) -> list[Table]:
+    """The tables of a suite, as far as it has the rows for them; `what` goes into their captions."""
+    tables = [
+        main_table(results, f"Scores by method and task ({what})", _published(results, "main")),
+        ablation_table(results, f"Every method against the reference ({what})"),
+        unit_table(results, f"Kinds of units ({what})", _published(results, "units")),
+        distiller_table(results, f"Distillers ({what})"),
+        pruner_table(results, f"Pruners ({what})"),
+        matrix_table(results, f"Pruners and distillers, average over the tasks ({what})"),
+        size_table(results, f"Size and speed by method ({what})"),
+        structure_table(results, f"What is left of the models ({what})"),
+        training_table(results, f"Cost of training by method ({what})"),
     ]
+    return [table for table in tables if table is not None]
+
+
+def _published(results: Results, use: str) -> list[PublishedRow]:
+    """Published rows on the suite's tasks; none beside scores on generated data, which mean something else."""
+    if all(record.data.source == GENERATED for record in results.records.values()):
+        return []
+    return select(shipped(), (run.task for run in results.planned), use)
+
+
+def _appendix(results: Results) -> list[Table]:
+    """Tables too long for the page, which links to them."""
+    table = published_table(results, "Published numbers on the tasks of this suite", _published(results, "main"))
+    return [table] if table else []
 
 
 def _write_figures(results: Results, out: Path, show: Wanted) -> dict[str, list[Path]]:
@@ -86,7 +119,24 @@ def _portable(path: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0, 2 for a wrong request, 1 for broken files."""
-    return run_command(_report, arguments)
+    return run_command(_dispatch, arguments)
+
+
+# Commands in place of a suite: module and function.
+COMMANDS = {
+    "submission": ("suites.submission", "submission_command"),
+    "compare": ("suites.compare", "compare_command"),
+}
+
+
+def _dispatch(arguments: Sequence[str] | None) -> int:
+    """A command by its name, else the report of a suite."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if not words or words[0] not in COMMANDS:
+        return _report(words)
+    module, function = COMMANDS[words[0]]
+    code: int = getattr(importlib.import_module(module), function)(words[1:])
+    return code
 
 
 def _report(arguments: Sequence[str] | None) -> int:
@@ -113,7 +163,9 @@ def _assignment(text: str) -> tuple[str, str | float | int]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m suites.report", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m suites.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("suite", help="a launched suite, such as glue_ablation")
     parser.add_argument("--preset", default="micro", help="preset it was launched with (default: micro)")
     parser.add_argument("--store", type=Path, default=STORE, metavar="DIR", help=f"runs (default: {STORE})")

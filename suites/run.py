@@ -181,7 +181,8 @@ def _launch(launch: Launch, options: argparse.Namespace) -> None:
     if not missing:
         return
     jobs = _workers(missing, options, gpus)
-    settings = LocalSettings(launch.store, options.data_dir, jobs, gpus, options.execute, 60 * options.checkpoint_every)
+    every = 60 * options.checkpoint_every
+    settings = LocalSettings(launch.store, options.data_dir, jobs, gpus, options.execute, every)
     with make_display(launch.possible, done, jobs, _estimate(launch)) as display:
         display.message(f"{launch.suite.title}: {len(missing)} of {len(launch.possible)} runs to do, {jobs} at a time")
         LocalLauncher(launch.possible, settings, display).run()

@@ -30,8 +30,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gppdfd.errors import DataError
-
 LAYOUT, LAYOUT_FILE = 2, "store.json"
 """Version of the layout above. Stores of version 1 had neither `store.json` nor checkpoints; else they are the same."""
 
@@ -119,6 +117,8 @@ class Store:
         """
         layout = (read_json(self.root / LAYOUT_FILE) or {}).get("layout", LAYOUT)
         if layout > LAYOUT:
+            from gppdfd.errors import DataError  # late: stores are read where the library is not installed
+
             raise DataError(
                 f"{self.root} has layout {layout}, made by a later version; this one reads up to {LAYOUT}: "
                 "update it, or choose another folder with --store"
@@ -171,13 +171,13 @@ class Store:
             if (record := self.record(run_id)) is not None:
                 yield record
 
-    def sources(self, run_id: str) -> str | None:
-        """Hash of the sources that made the record of a finished run; None if it tells none."""
-        return (read_json(self.folder(run_id) / RECORD) or {}).get("sources")
-
     def damaged(self, run_id: str) -> bool:
         """Whether a run is done and its record cannot be read."""
         return (self.folder(run_id) / DONE).exists() and self.record(run_id) is None
+
+    def sources(self, run_id: str) -> str | None:
+        """Hash of the sources that made the record of a finished run; None if it tells none."""
+        return (read_json(self.folder(run_id) / RECORD) or {}).get("sources")
 
     def failure(self, run_id: str) -> dict[str, Any]:
         """`kind`, `reason`, `traceback` of a failed run; empty if it did not fail."""

@@ -1,45 +1,84 @@
-"""What the report's tables say: the main GLUE table and the table of sizes, from stored records alone."""
+"""The main GLUE table: methods x tasks, one block per sparsity, published numbers beside ours. Stored records alone."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from math import isnan
 from statistics import fmean
 
 from suites.cells import GLUE, NAN, Cells, RowKey, ScoreColumn, metric_label
-from suites.formats import NO_EVIDENCE, Block, Cell, Column, Number, Row, Table
+from suites.comparisons import AVERAGE, Comparisons, comparisons_of
+from suites.formats import BETTER, NO_EVIDENCE, WORSE, Block, Cell, Column, Number, Row, Table
 from suites.provenance import provenance
+from suites.published import PublishedRow
+from suites.published_rows import augmentation, beside, near, published_blocks
 from suites.records import PlannedRun, Record, Results
-from suites.statistics import Summary
+from suites.statistics import LEAST_PAIRS, Summary
 
 INCOMPLETE = "no average: no seed of this row finished every task"
 NOT_PLANNED = "not planned"
 MISSED_AVERAGE = "averages runs that missed their sparsity target"
-_CORNER = ("sparsity", "method")
+CORNER = ("sparsity", "method")
 _STATES = {"missing": "not run yet", "stale": "interrupted", "unreachable": "not reachable"}
 
 
 # --- the main table ---
 
 
-def main_table(results: Results, caption: str) -> Table:
-    """Methods x tasks, one block per sparsity; the notes of the table say every rule."""
-    cells = Cells(results)
-    columns = [_column(cells, column) for column in cells.columns]
-    several = any(cells.seeds(row) > 1 for role in ("teacher", "student") for row in cells.rows(role))
-    seeds = [Column("seeds")] if several else []
+def main_table(results: Results, caption: str, published: Sequence[PublishedRow] = ()) -> Table:
+    """Methods x tasks, one block per sparsity; the notes of the table say every rule.
+
+    Args:
+        published: rows to show beside ours, each in the block of its sparsity and protocol.
+    """
+    comparisons = comparisons_of(results)
+    cells = comparisons.cells
+    published = beside(published, [row[1] for row in cells.rows("student")])
+    columns = [score_column(cells, column) for column in cells.columns]
+    infos = _infos(cells, bool(published))
     return Table(
         "table_main",
         caption,
-        _CORNER,
-        (*seeds, *columns, Column("avg")),
-        tuple(_blocks(cells, columns, several)),
-        (*_main_notes(cells), *provenance(results)),
+        CORNER,
+        (*(info.column for info in infos), *columns, Column("avg"), Column("kept (%)")),
+        tuple(_blocks(comparisons, columns, infos, published)),
+        (*_main_notes(comparisons), *(_PUBLISHED_NOTES if published else ()), *provenance(results)),
     )
 
 
-def _column(cells: Cells, column: ScoreColumn) -> Column:
+@dataclass(frozen=True)
+class Info:
+    """A column about the runs of a row, before the scores; `text` is empty where it does not apply."""
+
+    column: Column
+    text: Callable[[RowKey], str]
+
+    def cell(self, row: RowKey) -> Cell:
+        text = self.text(row)
+        return Cell((Number(text),) if text else ())
+
+
+def _infos(cells: Cells, published: bool) -> list[Info]:
+    """Seeds where there are several; beside published rows, all that says whether two rows may be compared."""
+    seeds = Info(Column("seeds"), lambda row: str(cells.seeds(row)))
+    if published:
+        backbone = Info(Column("backbone"), lambda row: _backbone(cells, row))
+        return [
+            backbone,
+            Info(Column("split"), lambda row: "dev"),
+            Info(Column("augmented"), lambda row: augmentation(False)),
+            seeds,
+        ]
+    several = any(cells.seeds(row) > 1 for role in ("teacher", "student") for row in cells.rows(role))
+    return [seeds] if several else []
+
+
+def _backbone(cells: Cells, row: RowKey) -> str:
+    return ", ".join(dict.fromkeys(record.model for record in cells.done(cells.runs_of(row))))
+
+
+def score_column(cells: Cells, column: ScoreColumn) -> Column:
     """Header, with the marks that hold for every finished run of the column."""
     records = cells.by_task.get(column.task, [])
     marks = [_data_marks(record, column) for record in records]
@@ -62,26 +101,42 @@ def _data_marks(record: Record, column: ScoreColumn) -> list[str]:
     return marks
 
 
-def _blocks(cells: Cells, columns: Sequence[Column], several: bool) -> Iterator[Block]:
-    """Teachers and majority class first, then the students of each sparsity."""
+def _blocks(
+    comparisons: Comparisons, columns: Sequence[Column], infos: Sequence[Info], published: Sequence[PublishedRow]
+) -> Iterator[Block]:
+    """Teachers and majority class first, then the students of each sparsity; published rows follow their block."""
+    cells = comparisons.cells
 
     def shown(label: str, row: RowKey) -> Row:
-        count = [Cell((Number(str(cells.seeds(row))),))] if several else []
-        return Row(label, (*count, *_scores(cells, row, columns), _average(cells, row)))
+        about = [info.cell(row) for info in infos]
+        ends = (_average(comparisons, row), _retention(cells, row))
+        return Row(label, (*about, *_scores(comparisons, row, columns), *ends), cells.row_marks(row))
+
+    def others(sparsity: float, title: str) -> list[Block]:
+        return published_blocks(cells, cells.columns, near(published, sparsity), title, after=2)
 
     teachers = [shown(f"{row[0]} (teacher)", row) for row in cells.rows("teacher")]
-    yield Block("reference", (*teachers, _majority_row(cells, several)))
+    yield Block("reference", (*teachers, _majority_row(cells, len(infos))))
+    yield from others(0, "dense")
     for sparsity, rows in groupby(cells.rows("student"), key=lambda row: row[1]):
-        yield Block(f"{sparsity:g}", with_best([shown(row[0], row) for row in rows], skip=int(several)))
+        yield Block(f"{sparsity:g}", with_best([shown(row[0], row) for row in rows], skip=len(infos)))
+        yield from others(sparsity, f"{sparsity:g}")
 
 
-def _scores(cells: Cells, row: RowKey, columns: Sequence[Column]) -> Iterator[Cell]:
-    for column, head in zip(cells.columns, columns, strict=True):
-        cell = _score(cells, row, column)
-        yield replace(cell, marks=tuple(mark for mark in cell.marks if mark not in head.marks))
+def _scores(comparisons: Comparisons, row: RowKey, columns: Sequence[Column]) -> Iterator[Cell]:
+    for column, head in zip(comparisons.cells.columns, columns, strict=True):
+        cell = score_cell(comparisons.cells, row, column)
+        marks = [mark for mark in cell.marks if mark not in head.marks]
+        yield replace(cell, marks=(*significance(comparisons, row, column.title), *marks))
 
 
-def _score(cells: Cells, row: RowKey, column: ScoreColumn) -> Cell:
+def significance(comparisons: Comparisons, row: RowKey, title: str = AVERAGE) -> list[str]:
+    """The mark of a row that differs from the reference on a column, or over all tasks."""
+    return {1: [BETTER], 0: [], -1: [WORSE]}[comparisons.direction(row, title)]
+
+
+def score_cell(cells: Cells, row: RowKey, column: ScoreColumn) -> Cell:
+    """Means over seeds of a cell's metrics, with every mark that a reader needs."""
     runs = cells.by_cell.get((*row, column.task), [])
     if not runs:
         return Cell(marks=(NOT_PLANNED,))
@@ -122,7 +177,13 @@ def _record_marks(records: Iterable[Record], column: ScoreColumn) -> Iterator[st
             yield f"constant predictions on {split}"
 
 
-def _average(cells: Cells, row: RowKey) -> Cell:
+def _average(comparisons: Comparisons, row: RowKey) -> Cell:
+    cell = average_cell(comparisons.cells, row)
+    return replace(cell, marks=(*significance(comparisons, row), *cell.marks)) if cell.numbers else cell
+
+
+def average_cell(cells: Cells, row: RowKey) -> Cell:
+    """Average over the tasks, marked where it is not over all seeds or over runs that missed their target."""
     summary = cells.averages.get(row)
     if summary is None:
         return Cell(marks=(INCOMPLETE,))
@@ -134,11 +195,18 @@ def _average(cells: Cells, row: RowKey) -> Cell:
     return Cell((percent(summary),), tuple(marks), ranked=not missed)
 
 
-def _majority_row(cells: Cells, several: bool) -> Row:
+def _retention(cells: Cells, row: RowKey) -> Cell:
+    """Share of the teachers' scores that is kept; a dash wherever the average has none."""
+    summary = cells.retention.get(row)
+    known = summary is not None and summary.n and row in cells.averages
+    return Cell((percent(summary),), ranked=average_cell(cells, row).ranked) if summary and known else Cell()
+
+
+def _majority_row(cells: Cells, infos: int) -> Row:
     scores = [[cells.majority(column, metric) for metric in cells.metrics(column)] for column in cells.columns]
     primary = [cells.majority(column, cells.primary(column.task)) for column in cells.tasks]
     average = Cell(marks=(INCOMPLETE,)) if any(map(isnan, primary)) else _plain([fmean(primary)])
-    return Row("majority class", (*[Cell()] * several, *map(_plain, scores), average))
+    return Row("majority class", (*[Cell()] * infos, *map(_plain, scores), average, Cell()))
 
 
 def _plain(values: Sequence[float]) -> Cell:
@@ -177,7 +245,14 @@ def _with_tops(cell: Cell, tops: Sequence[float]) -> Cell:
     return replace(cell, numbers=tuple(numbers))
 
 
-def _main_notes(cells: Cells) -> list[str]:
+_PUBLISHED_NOTES = (
+    "Published rows: other people's numbers as their sources print them, never ranked with ours; backbone, split, "
+    "augmentation and seeds as far as stated. Their sparsity is nominal, as each source counts it.",
+)
+
+
+def _main_notes(comparisons: Comparisons) -> list[str]:
+    cells = comparisons.cells
     titles = {task: title for title, task, _ in reversed(GLUE)}
     primary = [
         f"{titles.get(column.task, column.task)} {metric_label(cells.primary(column.task))}"
@@ -187,51 +262,23 @@ def _main_notes(cells: Cells) -> list[str]:
     return [
         "Scores × 100; mean ± standard deviation (ddof 1) over seeds where there are several.",
         f"avg: mean over the tasks, each counted once by its primary metric ({', '.join(primary)}).",
+        "kept: mean over the tasks of the run's score over that of its own teacher (of the dense run with its seed "
+        "where the method has no teacher).",
+        *significance_notes(comparisons),
         "Bold: best of its block among the cells that carry evidence and met their sparsity target.",
         "Sparsity: removed share of the weights and biases of the encoder's attention and feed-forward "
         "linear maps; runs more than 0.5 points off their target are marked.",
     ]
 
 
-# --- the table of sizes ---
-
-_SIZE_COLUMNS = ("runs", "parameters (M)", "true sparsity (%)", "FLOPs ratio", "seconds")
-_SIZE_NOTES = (
-    "Means over the finished runs. Parameters: kept weights and biases of the encoder's attention and "
-    "feed-forward linear maps, in millions. FLOPs ratio: the dense model's over this one's, at the task's "
-    "mean length. Seconds: wall clock of one run, its teacher's not included.",
-)
-
-
-def size_table(results: Results, caption: str) -> Table:
-    """Per method and sparsity: finished runs, kept parameters, true sparsity, FLOPs ratio, seconds."""
-    cells = Cells(results)
-    keys = [("reference", row) for row in cells.rows("teacher")]
-    keys += [(f"{row[1]:g}", row) for row in cells.rows("student")]
-    blocks = [
-        Block(title, tuple(Row(row[0], _sizes(cells, row)) for _, row in group))
-        for title, group in groupby(keys, key=lambda key: key[0])
+def significance_notes(comparisons: Comparisons) -> list[str]:
+    """What the arrows mean; nothing where there is no reference to compare with."""
+    if not comparisons.rivals:
+        return []
+    tested = sum(not isnan(each.p) for each in comparisons.over_runs.values())
+    return [
+        f"Arrows: better or worse than {comparisons.reference} at the same sparsity and seeds, p < .05 after Holm's "
+        f"correction over the {comparisons.tests} tests of the table. Tasks: paired bootstrap over the examples of the "
+        "primary metric; avg: Wilcoxon's signed-rank test over (task, seed) pairs, possible where "
+        f"{LEAST_PAIRS} of them differ ({tested} of {len(comparisons.rivals)} rows).",
     ]
-    columns = tuple(map(Column, _SIZE_COLUMNS))
-    return Table("table_size", caption, _CORNER, columns, tuple(blocks), (*_SIZE_NOTES, *provenance(results)))
-
-
-def _sizes(cells: Cells, row: RowKey) -> tuple[Cell, ...]:
-    runs = cells.runs_of(row)
-    records = cells.done(runs)
-    missed = sum(record.missed_target for record in records)
-    off = (f"{missed} of {len(records)} runs more than 0.5 points off their target",) if missed else ()
-    unfinished = () if len(records) == len(runs) else (f"{len(runs)} runs planned",)
-    return (
-        Cell((Number(str(len(records))),), unfinished),
-        _mean("{:.3f}", [record.size.encoder_kept / 1e6 for record in records]),
-        replace(_mean("{:.1f}", [100 * record.size.sparsity for record in records]), marks=off),
-        _mean("{:.2f}", [record.size.flops_ratio for record in records]),
-        _mean("{:.1f}", [record.seconds for record in records]),
-    )
-
-
-def _mean(form: str, values: Sequence[float]) -> Cell:
-    """Mean as one printed number; a dash if there is no value or one is unknown."""
-    known = bool(values) and not any(map(isnan, values))
-    return Cell((Number(form.format(fmean(values))),) if known else ())

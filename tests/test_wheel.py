@@ -27,6 +27,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site
 
 
+def test_published_numbers_come_along(site: Path, tmp_path: Path) -> None:
+    code = "from suites.published import FOLDER, shipped; print(FOLDER, len(shipped()))"
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    folder, rows = done.stdout.split()
+    assert folder.startswith(str(site))
+    assert int(rows) > 200
+    assert (Path(folder) / "README.md").is_file()
+
+
 def test_one_micro_run_in_an_empty_folder(site: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(site)}
     where = subprocess.run(

@@ -59,6 +59,10 @@ class RunConfig(BaseModel):
     protocol: str
 
     @property
+    def pair(self) -> str:
+        return self.method
+
+    @property
     def is_teacher(self) -> bool:
         return self.method == "dense"
 
@@ -190,6 +194,7 @@ def fake_record(config: RunConfig, value: str) -> dict[str, Any]:
         },
         "data": {"source": "micro", "content": "hash"},
         "selection": {"rule": "last", "step": 20},
+        "sources": sources_hash(),
         "finished": "2026-01-02T03:04:05+00:00",
     }
 

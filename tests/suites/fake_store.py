@@ -63,6 +63,8 @@ class FakeStore:
             "role": "student" if sparsity else "teacher",
             "order": len(self.plan),
             "paper": "",
+            "pair": method,
+            "reference": method == METHODS[0],
             "reachable": True,
             "reason": "",
         }
@@ -94,6 +96,13 @@ class FakeStore:
             fake_indicators("hard" in row["method"], row["sparsity"]).to_parquet(folder / "indicators.parquet")
         (folder / "done").write_text("{}")
         return folder
+
+    def predict(
+        self, run_id: str, answers: Sequence[float], labels: Sequence[float], split: str = "validation"
+    ) -> None:
+        """Store predictions of a finished run on one split."""
+        rows = {"split": split, "example": range(len(labels)), "label": labels, "prediction": answers}
+        pd.DataFrame(rows).to_parquet(self.root / run_id / "predictions.parquet")
 
     def fail(self, run_id: str, reason: str, **more: str) -> None:
         folder = self.root / run_id
@@ -141,7 +150,8 @@ def fake_record(row: Mapping[str, Any], scores: Mapping[str, Sequence[float]] | 
             "flops_task_dense": FLOPS_DENSE,
             "flops_128_dense": 2 * FLOPS_DENSE,
         },
-        "kept": {"head": [2, 2, 2, 2], "ffn": [100, 100, 100, 100]},
+        "latency": {"batch": 32, "tokens": 32, "seconds": 0.02 - 0.01 * sparsity, "speedup": 1 + sparsity},
+        "kept": {"head": [2, 2, 2, 0], "ffn": [100, 100, 50, 150]},
         "agreement": 1e-6,
         "data": {
             "source": "micro",
@@ -152,10 +162,17 @@ def fake_record(row: Mapping[str, Any], scores: Mapping[str, Sequence[float]] | 
         },
         "timings": {"start": 0.5, "search": 3.0, "recovery": 2.0, "total": 6.0 + sparsity},
         "steps": {"before": 0, "search": STEPS, "recovery": 40},
+        "scoring_passes": 7,
         "selection": {"rule": "last", "step": 100},
         "warnings": [],
         "constant_predictions": [],
-        "environment": {"precision": "fp32", "threads": 1, "commit": "0123456789abcdef", "dirty": False},
+        "environment": {
+            "device": "cpu: x86_64",
+            "precision": "fp32",
+            "threads": 1,
+            "commit": "0123456789abcdef",
+            "dirty": False,
+        },
         "sources": "feedbeef",
         "finished": "2026-01-02T03:04:05+00:00",
         "config": {},
@@ -222,12 +239,13 @@ def full_store(
     methods: Iterable[str] = METHODS,
     sparsities: Iterable[float] = (0.8, 0.95),
     seeds: Iterable[int] = (1,),
+    **changes: Any,
 ) -> FakeStore:
-    """A whole grid with its teachers, all runs finished."""
+    """A whole grid with its teachers, all runs finished; `changes` as in `FakeStore.finish`."""
     store = FakeStore(root)
     axes = [(task, method, sparsity) for sparsity in sparsities for method in methods for task in tasks]
     for seed in seeds:
         for task, method, sparsity in [*((task, "dense", 0.0) for task in tasks), *axes]:
-            store.finish(store.add(task, method, sparsity, seed))
+            store.finish(store.add(task, method, sparsity, seed), **changes)
     store.save_plan()
     return store

@@ -45,6 +45,8 @@ def test_the_file_has_the_columns_that_reports_read(plan_of: PlanOf, store: Stor
         "role": "student",
         "order": 0,
         "paper": "Somebody 2024",
+        "pair": "ok+dfd",
+        "reference": True,
         "reachable": True,
         "reason": "",
     }
