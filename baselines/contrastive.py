@@ -230,9 +230,11 @@ class Contrastive(Distiller):
             if name in self._banks:
                 self._banks[name].add(self._encoded(who))
 
-    def snapshot(self) -> None:
-        if "snc" in self._banks:
+    def snapshot(self) -> bool:
+        wanted = "snc" in self._banks
+        if wanted:
             self._banks["snc"].add(self._encoded("student", self.config.snapshot_dropout))
+        return wanted
 
     def losses(self, student: View, teacher: View | None, batch: Batch, masks: Masks | None) -> Losses:
         parts = {}

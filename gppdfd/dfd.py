@@ -17,7 +17,7 @@ sums and means (`mask_padding`; the released code keeps them in).
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -134,22 +134,40 @@ def feature_distance(
     return (per_token * mask).flatten(1).sum(1).sum() / mask.sum()
 
 
+class Mixings(NamedTuple):
+    """Fusions of one batch as matrices [layers, layers], None where a fusion is off, and how often the guard fired."""
+
+    teacher: torch.Tensor | None
+    student: torch.Tensor | None
+    fired: torch.Tensor
+
+
 def dfd_loss(
     student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor], mask: torch.Tensor | None, config: DFDConfig
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """L_DFD of two lists of hidden states without the embedding output, and how often the guard fired."""
+) -> tuple[torch.Tensor, Mixings]:
+    """L_DFD of two lists of hidden states without the embedding output, and what mixed them."""
     features, targets = torch.stack(tuple(student)), torch.stack(tuple(teacher))
     mask = mask.to(features.dtype) if mask is not None else None
+    mixings = _mixings(features, targets, mask, config)
+    if mixings.teacher is not None:
+        targets = mix(mixings.teacher, targets)
+    if mixings.student is not None:
+        features = mix(mixings.student, features)
+    matched = matched_layers(len(features), len(targets))
+    return feature_distance(targets[matched], features, mask, config.distance), mixings
+
+
+def _mixings(features: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor | None, config: DFDConfig) -> Mixings:
+    teacher = student = None
     fired = torch.zeros((), device=features.device)
     if config.teacher_fusion:
-        mixing, count = _teacher_mixing(targets, mask, config)
-        targets, fired = mix(mixing, targets), fired + count
+        teacher, count = _teacher_mixing(targets, mask, config)
+        fired = fired + count
     if config.student_fusion and config.window > 1:
         sums = layer_sums(features, mask)
-        mixing, count = student_mixing(sums, config.window, config.weighting, _entries(features, mask))
-        features, fired = mix(mixing, features), fired + count
-    matched = matched_layers(len(features), len(targets))
-    return feature_distance(targets[matched], features, mask, config.distance), fired
+        student, count = student_mixing(sums, config.window, config.weighting, _entries(features, mask))
+        fired = fired + count
+    return Mixings(teacher, student, fired)
 
 
 def _teacher_mixing(
@@ -167,6 +185,35 @@ def _entries(states: torch.Tensor, mask: torch.Tensor | None) -> float:
     return tokens * states.shape[-1]
 
 
+class RecentMean:
+    """Mean of a matrix over the last steps: the plain one up to `steps`, from then on an exponential one."""
+
+    def __init__(self, steps: int = 100) -> None:
+        self._steps, self._count = steps, 0
+        self.value: torch.Tensor | None = None
+
+    def add(self, matrix: torch.Tensor | None) -> None:
+        if matrix is None:
+            return
+        matrix = matrix.detach().float()
+        self._count = min(self._count + 1, self._steps)
+        self.value = matrix if self.value is None else torch.lerp(self.value, matrix, 1 / self._count)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self.value, "count": self._count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.value, self._count = state["value"], state["count"]
+
+
+def matrix_notes(name: str, matrix: torch.Tensor | None) -> dict[str, float]:
+    """The entries of a matrix that are not 0, as `name[row,column]`, counted from 1."""
+    if matrix is None:
+        return {}
+    places = matrix.nonzero().tolist()
+    return {f"{name}[{row + 1},{column + 1}]": float(matrix[row, column]) for row, column in places}
+
+
 @register_distiller("dfd")
 class DFD(HiddenStateDistiller):
     """Dual feature distillation; with `soft_weight` also soft labels."""
@@ -177,17 +224,26 @@ class DFD(HiddenStateDistiller):
     def begin(self, setting: Setting) -> None:
         super().begin(setting)
         self._fired = torch.zeros((), device=setting.device)
+        self._means = {"teacher_fusion": RecentMean(), "student_fusion": RecentMean()}
 
     def features(self, student: Layers, teacher: Layers, mask: torch.Tensor | None) -> torch.Tensor:
-        loss, fired = dfd_loss(student, teacher, mask, self.config)
-        self._fired += fired
+        loss, mixings = dfd_loss(student, teacher, mask, self.config)
+        self._fired += mixings.fired
+        self._means["teacher_fusion"].add(mixings.teacher)
+        self._means["student_fusion"].add(mixings.student)
         return loss
 
     def notes(self) -> dict[str, float]:
-        return {"fusion_guard_fired": float(self._fired)}
+        """How often the guard fired, and the fusion weights over the last steps of training."""
+        notes = {"fusion_guard_fired": float(self._fired)}
+        for name, mean in self._means.items():
+            notes |= matrix_notes(name, mean.value)
+        return notes
 
     def state_dict(self) -> dict[str, Any]:
-        return {"fired": self._fired}
+        return {"fired": self._fired, "means": {name: mean.state_dict() for name, mean in self._means.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._fired = state["fired"]
+        for name, mean in self._means.items():
+            mean.load_state_dict(state["means"][name])

@@ -252,8 +252,13 @@ class Distiller(ABC):
         }
         return weights.get(part, 1.0)
 
-    def snapshot(self) -> None:  # noqa: B027 (optional)
-        """Called where the pruner says that a snapshot is due, with the student under its masks so far."""
+    def snapshot(self) -> bool:
+        """Called where the pruner says that a snapshot is due, with the student under its masks so far.
+
+        Returns:
+            Whether one was taken, for the history.
+        """
+        return False
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """Trainable maps of the distiller; they join the student's optimiser."""

@@ -77,13 +77,14 @@ def run(options: argparse.Namespace) -> int:
 
 def write(report: Report, model: PreTrainedModel, out: Path) -> list[Path]:
     """All files of a report; each is written whole or not at all."""
-    from gppdfd.structure_figure import save_structure_figure, structure_figure
+    from gppdfd.drawing import save_figure
+    from gppdfd.structure_figure import structure_figure
 
     write_json(out / "measure.json", as_json(report))
     write_text(out / "measure.md", as_markdown(report) + "\n![kept structure](structure.png)\n")
     title = f"{Path(report.model.name).name}: {100 * report.model.parameters.sparsity:.1f} % of the encoder removed"
     figure = structure_figure(structure_of(model), kept(model) if isinstance(model, PrunedModel) else {}, title)
-    return [out / "measure.json", out / "measure.md", *save_structure_figure(figure, out)]
+    return [out / "measure.json", out / "measure.md", *save_figure(figure, "structure", out)]
 
 
 # --- models ---

@@ -1,14 +1,11 @@
 """A picture of what is left of a model: a row per layer, a cell per head, a bar for the FFN dims."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gppdfd.files import write_atomically
+from gppdfd.drawing import EDGE, GONE, QUIET, bare, box, removed_box, style
 from gppdfd.structure import Keep, Structure
 
 if TYPE_CHECKING:
@@ -17,14 +14,6 @@ if TYPE_CHECKING:
 
 # Paul Tol's "muted" colours, made for colour-blind readers; the two differ in lightness too.
 ATTENTION, FFN = "#332288", "#44AA99"
-GONE, EDGE, QUIET = "#F1F1F1", "#C8C8C8", "#666666"
-_LOOK: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 8,
-    "hatch.linewidth": 0.6,
-    "pdf.fonttype": 42,
-    "savefig.dpi": 200,
-}
 
 
 @dataclass(frozen=True)
@@ -63,7 +52,7 @@ def structure_figure(structure: Structure, keep: Keep, title: str) -> "Figure":
     from matplotlib.figure import Figure
 
     left = layers_left(structure, keep)
-    with _look():
+    with style():
         figure = Figure(
             figsize=(1.6 + 0.26 * structure.heads + 3.2, 1.5 + 0.3 * structure.layers), layout="constrained"
         )
@@ -74,24 +63,8 @@ def structure_figure(structure: Structure, keep: Keep, title: str) -> "Figure":
             _draw_ffn(ffn, row, layer, structure.intermediate)
         _label(heads, ffn, structure, left)
         figure.suptitle(_headline(structure, keep, title), x=0.01, ha="left", fontsize=9)
-        figure.legend(handles=_legend(left), loc="outside lower left", ncols=4, frameon=False, handlelength=1.2)
+        figure.legend(handles=_legend(left), loc="outside lower left", ncols=4, handlelength=1.2)
     return figure
-
-
-def save_structure_figure(figure: "Figure", folder: Path) -> list[Path]:
-    """Write `structure.png` and `structure.pdf`; the same structure gives the same bytes."""
-    undated: dict[str, dict[str, Any]] = {"png": {}, "pdf": {"CreationDate": None}}
-    paths = []
-    with _look():
-        for kind, metadata in undated.items():
-            path = folder / f"structure.{kind}"
-            _save(figure, path, kind, metadata)
-            paths.append(path)
-    return paths
-
-
-def _save(figure: "Figure", path: Path, kind: str, metadata: dict[str, Any]) -> None:
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format=kind, metadata=metadata))
 
 
 def _rows(keep: Keep, kind: str, layers: int, units: int) -> torch.Tensor:
@@ -106,22 +79,14 @@ def _share(keep: Keep, kind: str, layers: int, heads: int) -> torch.Tensor:
     return keep[kind].reshape(layers, heads, -1).float().mean(dim=-1)
 
 
-@contextmanager
-def _look() -> Iterator[None]:
-    import matplotlib
-
-    with matplotlib.rc_context(rc=_LOOK):
-        yield
-
-
 def _draw_heads(axis: "Axes", row: int, layer: LayerLeft, heads: int) -> None:
     """A cell per head: its left half filled by the share of query/key dims, its right half by that of value/output."""
     if not layer.query_key:
         return _draw_removed(axis, row, heads)
     for head, shares in enumerate(zip(layer.query_key, layer.value_output, strict=True)):
-        _box(axis, head + 0.06, row - 0.4, 0.88, 0.8, facecolor=GONE, edgecolor="none")
+        box(axis, head + 0.06, row - 0.4, 0.88, 0.8, facecolor=GONE, edgecolor="none")
         for half, share in enumerate(shares):
-            _box(
+            box(
                 axis,
                 head + 0.06 + 0.44 * half,
                 row + 0.4 - 0.8 * share,
@@ -130,7 +95,7 @@ def _draw_heads(axis: "Axes", row: int, layer: LayerLeft, heads: int) -> None:
                 facecolor=ATTENTION,
                 edgecolor="none",
             )
-        _box(axis, head + 0.06, row - 0.4, 0.88, 0.8, facecolor="none", edgecolor=EDGE, linewidth=0.5)
+        box(axis, head + 0.06, row - 0.4, 0.88, 0.8, facecolor="none", edgecolor=EDGE, linewidth=0.5)
     if not any(layer.value_output):
         _say(axis, heads / 2, row, "emptied")
 
@@ -138,22 +103,16 @@ def _draw_heads(axis: "Axes", row: int, layer: LayerLeft, heads: int) -> None:
 def _draw_ffn(axis: "Axes", row: int, layer: LayerLeft, dims: int) -> None:
     if layer.ffn is None:
         return _draw_removed(axis, row, 1)
-    _box(axis, 0, row - 0.4, 1, 0.8, facecolor=GONE, edgecolor=EDGE, linewidth=0.5)
-    _box(axis, 0, row - 0.4, layer.ffn / dims, 0.8, facecolor=FFN, edgecolor="none")
+    box(axis, 0, row - 0.4, 1, 0.8, facecolor=GONE, edgecolor=EDGE, linewidth=0.5)
+    box(axis, 0, row - 0.4, layer.ffn / dims, 0.8, facecolor=FFN, edgecolor="none")
     axis.text(1.03, row, str(layer.ffn), va="center")
     if not layer.ffn:
         _say(axis, 0.5, row, "emptied")
 
 
 def _draw_removed(axis: "Axes", row: int, width: float) -> None:
-    _box(axis, 0, row - 0.4, width, 0.8, facecolor="white", edgecolor=EDGE, hatch="////", linewidth=0.5)
+    removed_box(axis, 0, row - 0.4, width, 0.8)
     _say(axis, width / 2, row, "removed")
-
-
-def _box(axis: "Axes", x: float, y: float, width: float, height: float, **look: Any) -> None:
-    from matplotlib.patches import Rectangle
-
-    axis.add_patch(Rectangle((x, y), width, height, **look))
 
 
 def _say(axis: "Axes", x: float, row: int, word: str) -> None:
@@ -172,11 +131,10 @@ def _label(heads: "Axes", ffn: "Axes", structure: Structure, left: list[LayerLef
     ffn.set_xticks([0, 0.5, 1], ["0", str(structure.intermediate // 2), str(structure.intermediate)])
     kept = sum(share > 0 for layer in left for share in layer.value_output)
     dims = sum(layer.ffn or 0 for layer in left)
-    heads.set_title(f"{kept} of {structure.layers * structure.heads} heads", fontsize=8, loc="left")
-    ffn.set_title(f"{dims:,} of {structure.layers * structure.intermediate:,} FFN dims", fontsize=8, loc="left")
+    heads.set_title(f"{kept} of {structure.layers * structure.heads} heads")
+    ffn.set_title(f"{dims:,} of {structure.layers * structure.intermediate:,} FFN dims")
     for axis in (heads, ffn):
-        axis.spines[:].set_visible(False)
-        axis.tick_params(length=0, colors=QUIET)
+        bare(axis)
 
 
 def _headline(structure: Structure, keep: Keep, title: str) -> str:

@@ -244,12 +244,16 @@ class Trainer:
 
     def _decide(self) -> Keep:
         if self.phases.search and self.pruner.snapshot_due(self.phases.search):
-            self.distiller.snapshot()
+            self._snapshot()
         keep = self.pruner.keep()
         if self.phases.search:
             self._trace.record(self.phases.search, {kind: units.float() for kind, units in keep.items()})
         self._leave_search()
         return keep
+
+    def _snapshot(self) -> None:
+        if self.distiller.snapshot():
+            self.hooks.log({"phase": "search", "step": self.step, "event": "snapshot"})
 
     def _leave_search(self) -> None:
         self.encoder.remove()
@@ -257,7 +261,7 @@ class Trainer:
 
     def _search_step(self, step: int) -> None:
         if self.pruner.snapshot_due(step):
-            self.distiller.snapshot()
+            self._snapshot()
         steps = self.pruner.restart(step)
         if steps is not None:
             self._set_optimizer(steps)

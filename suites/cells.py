@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 from suites.records import PlannedRun, Record, Results
 from suites.statistics import (
@@ -141,9 +142,9 @@ class Cells:
     def metrics(self, column: ScoreColumn) -> tuple[str, ...]:
         """Metrics of a column in the order of the records; those of the selection split if it has none."""
         records = self.by_task.get(column.task, [])
-        own = [record.scores.get(column.split_of(record)) for record in records]
-        spare = [record.scores.get(record.primary.split) for record in records]
-        return tuple(next(filter(None, [*own, *spare]), {}))
+        own = (record.scores.get(column.split_of(record)) for record in records)
+        spare = (record.scores.get(record.primary.split) for record in records)
+        return tuple(next(filter(None, chain(own, spare)), {}))
 
     def primary(self, task: str) -> str:
         """Name of the task's primary metric, empty if no run of the task is finished."""

@@ -43,6 +43,7 @@ from suites.commit import git_state
 from suites.config import SCHEMA, RunConfig
 from suites.sources import sources_hash
 from suites.store import Progress
+from suites.tracking import tracked
 
 Report = Callable[[Progress], None]
 
@@ -100,7 +101,7 @@ class Run:
         state = self._resume()
         trainer = self._trainer()
         self.timings.seconds["start"] = self.timings.seconds.get("start", 0.0) + time.perf_counter() - self.started
-        with self.checkpoints.steps():
+        with tracked(self.store, self.config.run_id) as self._track, self.checkpoints.steps():
             trained = trainer.run(state)
         self.timings.seconds |= trained.seconds
         with self.timings.phase("evaluation"):
@@ -185,13 +186,15 @@ class Run:
         )
 
     def _hooks(self) -> Hooks:
-        hooks = Hooks(
-            progress=lambda *where: self.report(Progress(*where)), log=self.history.append, stepped=self._stepped
-        )
+        hooks = Hooks(progress=lambda *where: self.report(Progress(*where)), log=self._log, stepped=self._stepped)
         if self.config.select == "best_dev":
             hooks.evaluate = self._selection_scores
             hooks.select = lambda scores: scores[self.selection_split][self.data.spec.primary]
         return hooks
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        self.history.append(entry)
+        self._track(entry)
 
     @property
     def selection_split(self) -> str:

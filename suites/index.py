@@ -3,21 +3,12 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 
+from suites.figures import DRAWINGS, Drawing
 from suites.formats import MARKDOWN, Table, to_markdown
-from suites.provenance import commits, last_date, progress
+from suites.provenance import commits, last_date, progress, protocol
 from suites.records import Results
 
-SCORES, INDICATORS = "score_against_sparsity", "indicators"
-_CAPTIONS = {
-    SCORES: (
-        "Score against sparsity: primary metric of each task, and the average over the tasks. Points stand "
-        "at the sparsity reached; bars are standard deviations over seeds; hollow points are no evidence."
-    ),
-    INDICATORS: (
-        "Indicator values of sampled units over the search, smooth real to binary (left) and hard (right): "
-        "kept units solid, pruned units dashed, the scheduled sparsity dotted on the same scale."
-    ),
-}
+PAGE = "report.html"
 
 
 def index_page(
@@ -39,8 +30,10 @@ def index_page(
     parts = [
         f"# {title}",
         f"{made} Made from the stored records alone by\n\n    {command}",
+        f"To filter, sort and look at single runs: open [{PAGE}]({PAGE}) in a browser.",
         *map(_table, tables),
-        *(_figure(name, name in figures) for name in _CAPTIONS),
+        *(_figure(drawing, protocol(results)) for drawing in DRAWINGS if drawing.name in figures),
+        *_not_drawn(figures),
         *map(_link, appendix),
         *_unfinished(results),
         *_warnings(results),
@@ -60,10 +53,16 @@ def _files(table: Table) -> str:
     return ", ".join(f"[{kind}]({table.name}.{kind})" for kind in ("csv", "md", "tex"))
 
 
-def _figure(name: str, written: bool) -> str:
-    if not written:
-        return f"*No figure `{name}`: the runs it needs are not finished or not in this suite.*"
-    return f"![{_CAPTIONS[name]}]({name}.png)\n\n{_CAPTIONS[name]} As [pdf]({name}.pdf)."
+def _figure(drawing: Drawing, how: str) -> str:
+    caption = f"{drawing.caption} {how}"
+    return f"![{drawing.caption}]({drawing.name}.png)\n\n{caption} As [pdf]({drawing.name}.pdf)."
+
+
+def _not_drawn(figures: Collection[str]) -> Iterator[str]:
+    """Which figures the records do not allow, and what they would be drawn from."""
+    lines = [f"- `{drawing.name}`: {drawing.needs}" for drawing in DRAWINGS if drawing.name not in figures]
+    if lines:
+        yield "\n".join(["## Figures that lack a finished run to show", "", *lines])
 
 
 def _unfinished(results: Results) -> Iterator[str]:

@@ -86,7 +86,7 @@ class ProbeRun(Run):
         """Seconds that the whole run would take, from those of this one."""
         steps = sum((self._whole[phase] - self._short[phase]) * clock.step(phase) for phase in self._whole)
         scoring = (self._whole_scoring - self._short_scoring) * self._per_epoch * clock.step("search")
-        return measured + steps + scoring + self._more_evaluations * self.timings.seconds["evaluation"]
+        return measured + steps + scoring + self._more_evaluations * self.timings.seconds.get("evaluation", 0.0)
 
     @property
     def _more_evaluations(self) -> int:

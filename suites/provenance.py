@@ -22,6 +22,12 @@ def provenance(results: Results) -> list[str]:
     return lines
 
 
+def protocol(results: Results) -> str:
+    """Seeds, split, selection, data, model and precision, for a caption."""
+    seeds = sorted({run.seed for run in results.planned})
+    return f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}. {_protocol(list(results.records.values()))}"
+
+
 def progress(results: Results) -> str:
     """How many runs are finished, and over how many seeds."""
     seeds = len({run.seed for run in results.planned})

@@ -16,6 +16,8 @@ from gppdfd.errors import DataError
 
 FOLDER = Path(str(resources.files("suites") / "literature"))
 NOT_STATED = "not stated"
+GENERATED = "micro"
+"""Source of the generated tasks, whose scores mean something else than those on GLUE."""
 SPEEDUP = "speedup"
 METRICS = {"mcc": "matthews"}
 _NAMES = {
@@ -152,8 +154,12 @@ class PublishedRow:
     @property
     def label(self) -> str:
         """Method and variant."""
-        name = _NAMES.get(self.key.method, self.key.method)
-        return f"{name}, {self.key.variant}" if self.key.variant else name
+        return f"{self.method}, {self.key.variant}" if self.key.variant else self.method
+
+    @property
+    def method(self) -> str:
+        """The method as papers write it."""
+        return _NAMES.get(self.key.method, self.key.method)
 
     @property
     def reference(self) -> str:

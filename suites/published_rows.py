@@ -108,13 +108,13 @@ def _score(cells: Cells, column: ScoreColumn, row: PublishedRow) -> Cell:
     scores = {score.metric: score for score in row.scores if score.place == (column.task, column.split)}
     remarks = tuple(dict.fromkeys(score.remark for score in scores.values() if score.remark))
     if unnamed := scores.pop("", None):
-        return Cell((_number(unnamed),), (UNNAMED, *remarks), ranked=False, unnamed=True)
-    named = {METRICS.get(metric, metric): _number(score) for metric, score in scores.items()}
+        return Cell((as_printed(unnamed),), (UNNAMED, *remarks), ranked=False, unnamed=True)
+    named = {METRICS.get(metric, metric): as_printed(score) for metric, score in scores.items()}
     numbers = tuple(named.get(metric, Number("")) for metric in cells.metrics(column))
     return Cell(numbers, remarks, ranked=False) if any(number.text for number in numbers) else Cell(ranked=False)
 
 
-def _number(score: PublishedScore) -> Number:
+def as_printed(score: PublishedScore) -> Number:
     """As printed at the source, but for one decimal at least."""
     text = f"{score.value:g}"
     return Number(text if "." in text else f"{text}.0")

@@ -54,6 +54,7 @@ class Size(_Part):
     total: int | None = None
     total_without_embeddings: int | None = None
     nonzero: int | None = None
+    density: dict[str, float] = {}
     flops_task: int
     flops_task_dense: int | None = None
 
@@ -120,12 +121,14 @@ class Record(_Part):
     steps: dict[str, int] = {}
     scoring_passes: int | None = None
     peak_memory: int | None = None
+    notes: dict[str, float] = {}
     selection: Selection
     warnings: tuple[str, ...] = ()
     constant_predictions: tuple[str, ...] = ()
     environment: Environment = Environment()
     sources: str | None = None
     finished: str
+    config: dict[str, Any] = {}
 
     @property
     def seconds(self) -> float:

@@ -1,7 +1,7 @@
 """`python -m suites.report SUITE`: tables, figures and an index page from stored records alone, no torch.
 
 In place of a suite, `submission RUN...` writes the files of the GLUE server, `compare RUN RUN` tests one run against
-another; each has its own --help.
+another, `paper` makes the counterparts of five papers' tables and figures; each has its own --help.
 """
 
 import argparse
@@ -11,23 +11,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gppdfd.cli import parse, run_command
+from gppdfd.drawing import save_figure
 from gppdfd.errors import UsageError
 from gppdfd.files import write_text
 from suites.comparison_tables import ablation_table, distiller_table, matrix_table, pruner_table, unit_table
 from suites.cost_tables import size_table, structure_table, training_table
-from suites.figures import indicator_figure, indicator_pair, save_figure, score_figure
-from suites.figures.indicators import NOTHING, Wanted
+from suites.figures import DRAWINGS
+from suites.figures.places import NOTHING, Wanted, check_wanted
 from suites.formats import Table, write_table
-from suites.index import INDICATORS, SCORES, index_page
-from suites.published import PublishedRow, select, shipped
+from suites.index import PAGE, index_page
+from suites.page import report_page
+from suites.published import GENERATED, PublishedRow, select, shipped
 from suites.published_rows import published_table
 from suites.records import Results, read_results
 from suites.store import Store
 from suites.tables import main_table
 
 STORE = Path("results/runs")
-GENERATED = "micro"
-_SHOW_HELP = "which run the indicator figure shows: task=, sparsity=, seed="
+_SHOW_HELP = "which runs the figures of single runs show: task=, sparsity=, seed="
 _AXES = {"task": str, "sparsity": float, "seed": int}
 
 
@@ -37,11 +38,11 @@ def default_out(suite: str, preset: str) -> Path:
 
 
 def write_report(suite: str, preset: str, store: Path, plan: Path, out: Path, show: Wanted = NOTHING) -> list[Path]:
-    """Write all tables, figures and the index page of a launched suite.
+    """Write all tables, figures, the index page and the report page of a launched suite.
 
     Args:
         plan: the launch's plan (`Store.plan_path`).
-        show: task, sparsity and seed of the indicator figure; default the first that is finished.
+        show: task, sparsity and seed that figures of single runs show; default where most methods are finished.
 
     Returns:
         The files written, the index page first.
@@ -56,9 +57,10 @@ def write_report(suite: str, preset: str, store: Path, plan: Path, out: Path, sh
     appendix = _appendix(results)
     paths = [path for table in (*tables, *appendix) for path in write_table(table, out)]
     command = _command(suite, preset, store, out, show)
-    page = out / "README.md"
-    write_text(page, index_page(f"{suite}, preset {preset}", command, results, tables, list(figures), appendix))
-    return [page, *paths, *(path for files in figures.values() for path in files)]
+    title, index, page = f"{suite}, preset {preset}", out / "README.md", out / PAGE
+    write_text(index, index_page(title, command, results, tables, list(figures), appendix))
+    write_text(page, report_page(title, command, results, tables, out))
+    return [index, page, *paths, *(path for files in figures.values() for path in files)]
 
 
 def suite_tables(results: Results, what: str) -> list[Table]:
@@ -92,13 +94,9 @@ def _appendix(results: Results) -> list[Table]:
 
 def _write_figures(results: Results, out: Path, show: Wanted) -> dict[str, list[Path]]:
     """Files of each figure that the finished runs allow."""
-    pair = indicator_pair(results, show)
-    written = {}
-    if any(record.role == "student" for record in results.records.values()):
-        written[SCORES] = save_figure(score_figure(results), SCORES, out)
-    if pair:
-        written[INDICATORS] = save_figure(indicator_figure(results, pair), INDICATORS, out)
-    return written
+    check_wanted(results, show)
+    figures = {drawing.name: drawing.figure(results, show) for drawing in DRAWINGS}
+    return {name: save_figure(figure, name, out) for name, figure in figures.items() if figure}
 
 
 def _command(suite: str, preset: str, store: Path, out: Path, show: Wanted) -> str:
@@ -126,6 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 COMMANDS = {
     "submission": ("suites.submission", "submission_command"),
     "compare": ("suites.compare", "compare_command"),
+    "paper": ("suites.paper", "paper_command"),
 }
 
 

@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from baselines.one_to_one import OneToOneConfig, hierarchical_context_loss, one_to_one_loss
-from gppdfd.dfd import DFDConfig, dfd_loss, fusion_weights, layer_sums, student_mixing, teacher_mixing
+from gppdfd.dfd import (
+    DFDConfig,
+    RecentMean,
+    dfd_loss,
+    fusion_weights,
+    layer_sums,
+    matrix_notes,
+    student_mixing,
+    teacher_mixing,
+)
 from gppdfd.views import matched_layers
 
 
@@ -87,9 +96,9 @@ def test_guarded_weights_are_bounded_and_sum_to_one(weighting: str) -> None:
 
 def test_guarded_gradient_is_finite_where_sums_cancel() -> None:
     student = (states() * 0).requires_grad_()
-    loss, fired = dfd_loss(list(student), list(states(seed=2)), None, DFDConfig())
+    loss, mixings = dfd_loss(list(student), list(states(seed=2)), None, DFDConfig())
     loss.backward()
-    assert fired > 0
+    assert mixings.fired > 0
     assert bool(student.grad.isfinite().all())
 
 
@@ -120,3 +129,47 @@ def test_context_loss_of_equal_maps_is_zero() -> None:
     same = torch.randn(2, 3, 8)
     assert hierarchical_context_loss(same, same) == 0
     assert OneToOneConfig(distance="hcl").distance == "hcl"
+
+
+@pytest.mark.parametrize("options", [{}, {"teacher_fusion": False}, {"student_fusion": False}, {"window": 1}])
+def test_the_mixings_of_a_loss_are_those_of_its_fusions(options: dict) -> None:
+    student, teacher = states(), states(seed=1)
+    config = DFDConfig(**options)
+    _, mixings = dfd_loss(list(student), list(teacher), None, config)
+    assert (mixings.teacher is None) == (not config.teacher_fusion)
+    assert (mixings.student is None) == (not config.student_fusion or config.window == 1)
+    if mixings.teacher is not None:
+        assert torch.equal(mixings.teacher, teacher_mixing(layer_sums(teacher))[0])
+    if mixings.student is not None:
+        assert torch.equal(mixings.student, student_mixing(layer_sums(student))[0])
+
+
+def test_the_recent_mean_is_plain_at_first_and_then_forgets() -> None:
+    draws = torch.randn(300, 2, 2, generator=torch.Generator().manual_seed(0))
+    short, long = RecentMean(steps=300), RecentMean(steps=10)
+    short.add(None)
+    for draw in draws:
+        short.add(draw)
+    torch.testing.assert_close(short.value, draws.mean(0))
+    for value in (0.0, 1.0):
+        for _ in range(100):
+            long.add(torch.full((2, 2), value))
+    assert float(long.value[0, 0]) == pytest.approx(1 - 0.9**100)
+
+
+def test_a_recent_mean_goes_on_from_its_state() -> None:
+    draws = torch.randn(30, 3, 3, generator=torch.Generator().manual_seed(0))
+    whole, first, second = RecentMean(10), RecentMean(10), RecentMean(10)
+    for draw in draws:
+        whole.add(draw)
+    for draw in draws[:15]:
+        first.add(draw)
+    second.load_state_dict(first.state_dict())
+    for draw in draws[15:]:
+        second.add(draw)
+    assert torch.equal(second.value, whole.value)
+
+
+def test_notes_name_the_entries_of_a_matrix_from_one() -> None:
+    assert matrix_notes("fusion", torch.tensor([[0.5, 0.0], [0.0, 1.0]])) == {"fusion[1,1]": 0.5, "fusion[2,2]": 1.0}
+    assert matrix_notes("fusion", None) == {}

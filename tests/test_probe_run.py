@@ -88,6 +88,14 @@ def test_scoring_passes_that_a_probe_is_spared_are_added(tmp_path: Path) -> None
     assert whole.whole(clock, 7.0) == pytest.approx(7.0 + expected)
 
 
+def test_evaluations_that_select_the_best_step_are_added(tmp_path: Path) -> None:
+    run = config("gpp+none").model_copy(update={"select": "best_dev"})
+    whole = probe_run.ProbeRun(run, tmp_path / "r", tmp_path / ".probes", None, lambda progress: None)
+    whole.timings.seconds["evaluation"] = 5.0
+    # One at the end of each of the three epochs of recovery, of which a probe makes one.
+    assert whole.whole(StepClock(lambda progress: None), 7.0) == 7.0 + 2 * 5.0
+
+
 def test_the_clock_measures_steps_that_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     passed: list[Progress] = []

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from gppdfd.drawing import save_figure
 from gppdfd.structure import Keep, Structure
-from gppdfd.structure_figure import ATTENTION, FFN, layers_left, save_structure_figure, structure_figure
+from gppdfd.structure_figure import ATTENTION, FFN, layers_left, structure_figure
 
 TINY = Structure(layers=2, hidden=6, heads=3, head_size=2, intermediate=10)
 
@@ -46,7 +47,7 @@ def test_words_and_numbers_are_on_the_picture() -> None:
 
 @pytest.mark.parametrize(("keep", "gone"), [({}, ()), ({"head": torch.zeros(2, 3).bool()}, (ATTENTION,))])
 def test_picture_shows_the_colours_of_what_is_left(tmp_path: Path, keep: Keep, gone: tuple[str, ...]) -> None:
-    png, pdf = save_structure_figure(structure_figure(TINY, keep, "tiny"), tmp_path)
+    pdf, png = save_figure(structure_figure(TINY, keep, "tiny"), "structure", tmp_path)
     pixels = (matplotlib.image.imread(png)[..., :3] * 255).round().astype(int)
     for colour in (ATTENTION, FFN):
         wanted = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
@@ -57,5 +58,5 @@ def test_picture_shows_the_colours_of_what_is_left(tmp_path: Path, keep: Keep, g
 
 
 def test_same_structure_same_bytes(tmp_path: Path) -> None:
-    once, again = (save_structure_figure(structure_figure(TINY, {}, "t"), tmp_path / name) for name in ("a", "b"))
+    once, again = (save_figure(structure_figure(TINY, {}, "t"), "structure", tmp_path / name) for name in ("a", "b"))
     assert [path.read_bytes() for path in once] == [path.read_bytes() for path in again]

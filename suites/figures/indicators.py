@@ -1,14 +1,12 @@
-"""Indicator values over the search: the smooth real-to-binary path against the hard variant."""
+"""Indicator values over the search: how each pruner's masks get from 1 to their final values."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from gppdfd.errors import UsageError
-from suites.cells import score_columns
-from suites.figures.look import Look, legend_below, style
+from suites.figures.look import Look, legend_below, quiet_note, wrapped
+from suites.figures.places import NOTHING, Wanted, first_of_each, place_of, shown_runs
 from suites.records import PlannedRun, Results, read_history, read_indicators
 
 if TYPE_CHECKING:
@@ -16,93 +14,68 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-KIND_TITLES = {"head": "attention heads", "ffn": "FFN dimensions"}
+KIND_TITLES = {
+    "head": "attention heads",
+    "qk": "query/key dims",
+    "vo": "value/output dims",
+    "ffn": "FFN dims",
+    "mha_layer": "attention sublayers",
+    "ffn_layer": "FFN sublayers",
+    "hidden": "hidden dims",
+}
+MOST_PRUNERS = 4
 _KEPT, _PRUNED = "#332288", "#D98A00"
 _KEPT_LINE: Look = {"colors": _KEPT, "linewidths": 0.6, "alpha": 0.7}
 _PRUNED_LINE: Look = {"colors": _PRUNED, "linewidths": 0.6, "alpha": 0.7, "linestyles": [(0, (4, 1.5))]}
 _SCHEDULE: Look = {"color": "black", "linewidth": 1.8, "linestyle": (0, (1.2, 1.2)), "zorder": 4}
-_HARD = "mask=hard_gradual"
 Schedule = Sequence[tuple[float, float]]
-Pair = tuple[PlannedRun, PlannedRun]
-Wanted = Mapping[str, str | float | int]
-NOTHING: Wanted = MappingProxyType({})
 
 
-def indicator_pair(results: Results, wanted: Mapping[str, str | float | int] = MappingProxyType({})) -> Pair | None:
-    """The first finished pair of a method and its `mask=hard_gradual` variant on one task, sparsity and seed.
+def traced_runs(results: Results, wanted: Wanted = NOTHING) -> list[PlannedRun]:
+    """A run for each way of moving masks, of those with stored indicators at one place; at most four."""
 
-    Args:
-        wanted: `task`, `sparsity` and `seed` to look at; what it does not name is free.
+    def traced(run: PlannedRun) -> bool:
+        return (results.store / run.run_id / "indicators.parquet").is_file()
 
-    Raises:
-        UsageError: something was asked for and no finished pair has it; says what there is.
-    """
-    pairs = list(_indicator_pairs(results))
-    chosen = [pair for pair in pairs if all(getattr(pair[0], name) == value for name, value in wanted.items())]
-    if wanted and not chosen:
-        given = " ".join(f"{name}={value}" for name, value in wanted.items())
-        there = "; ".join(dict.fromkeys(map(_place, pairs))) or "none"
-        raise UsageError(f"no finished pair of a method and its hard variant for {given}. There is: {there}")
-    return next(iter(chosen), None)
+    return first_of_each(shown_runs(results, wanted, traced), mask_path)[:MOST_PRUNERS]
 
 
-def _place(pair: Pair) -> str:
-    return f"task={pair[0].task} sparsity={pair[0].sparsity:g} seed={pair[0].seed}"
+def mask_path(run: PlannedRun) -> tuple[str, ...]:
+    """The pruner's name and its option `mask`: `gpp(mask=hard_once,l1=0)` -> `gpp`, `mask=hard_once`."""
+    name, _, options = run.pruner.partition("(")
+    return name, *re.findall(r"mask=\w+", options)
 
 
-def _indicator_pairs(results: Results) -> Iterator[Pair]:
-    traced = [run for run in results.planned if _traced(results, run)]
-    found = {(run.method, run.task, run.sparsity, run.seed): run for run in traced}
-    for hard in traced:
-        twin = soft_twin(hard.method)
-        if twin and (soft := found.get((twin, hard.task, hard.sparsity, hard.seed))):
-            yield soft, hard
-
-
-def _traced(results: Results, run: PlannedRun) -> bool:
-    return run.state == "done" and (results.store / run.run_id / "indicators.parquet").is_file()
-
-
-def soft_twin(method: str) -> str | None:
-    """The method with its smooth mask, `gpp(mask=hard_gradual)+dfd` -> `gpp+dfd`; None if it is not hard."""
-    if _HARD not in method:
-        return None
-    return re.sub(r"\(([^()]*)\)", _without_hard, method)
-
-
-def _without_hard(options: re.Match[str]) -> str:
-    kept = [option for option in options[1].split(",") if option.strip() != _HARD]
-    return f"({','.join(kept)})" if kept else ""
-
-
-def indicator_figure(results: Results, runs: Sequence[PlannedRun]) -> "Figure":
-    """Mask values of sampled units over the search: a column per run, a row per kind of unit."""
+def indicator_figure(results: Results, wanted: Wanted = NOTHING) -> "Figure | None":
+    """Mask values of sampled units over the search: a column per pruner, a row per kind of unit."""
     from matplotlib.figure import Figure
 
+    runs = traced_runs(results, wanted)
+    if not runs:
+        return None
     traces = [read_indicators(results.store / run.run_id) for run in runs]
     kinds = [kind for kind in KIND_TITLES if any((trace["kind"] == kind).any() for trace in traces)]
-    with style():
-        size = (3.4 * len(runs), 1.9 * len(kinds) + 0.9)
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(len(kinds), len(runs), squeeze=False, sharex="col", sharey=True)
-        for column, run, trace in zip(axes.T, runs, traces, strict=True):
-            _draw_run(column, trace, kinds, scheduled_sparsity(results, run))
-            column[0].set_title(run.label)
-        for axis, kind in zip(axes[:, 0], kinds, strict=True):
-            axis.set_ylabel(f"{KIND_TITLES[kind]}\nindicator z")
-        figure.suptitle(_what(runs[0]), fontsize=9)
-        legend_below(figure, _unit_handles())
+    width = 3.4 if len(runs) < 3 else 2.4
+    figure = Figure(figsize=(max(5.0, width * len(runs)), 1.55 * len(kinds) + 1.2), layout="constrained")
+    axes = figure.subplots(len(kinds), len(runs), squeeze=False, sharex="col", sharey=True)
+    for column, run, trace in zip(axes.T, runs, traces, strict=True):
+        _draw_run(column, trace, kinds, scheduled_sparsity(results, run))
+        column[0].set_title(wrapped(run.label, int(10 * width)))
+    for axis, kind in zip(axes[:, 0], kinds, strict=True):
+        axis.set_ylabel(f"{KIND_TITLES[kind]}\nindicator z")
+    figure.suptitle(place_of(runs[0]).title, fontsize=9)
+    legend_below(figure, _unit_handles())
     return figure
-
-
-def _what(run: PlannedRun) -> str:
-    return f"{score_columns([run.task])[0].title}, sparsity {run.sparsity:g}, seed {run.seed}"
 
 
 def _draw_run(axes: Sequence["Axes"], trace: "pd.DataFrame", kinds: Sequence[str], schedule: Schedule) -> None:
     """The column of one run, kind by kind."""
     for axis, kind in zip(axes, kinds, strict=True):
-        _draw_units(axis, trace[trace["kind"] == kind], schedule)
+        units = trace[trace["kind"] == kind]
+        if units["step"].nunique() < 2:
+            quiet_note(axis, "not pruned" if units.empty else "follows from the others")
+        else:
+            _draw_units(axis, units, schedule)
     axes[-1].set_xlabel("search step")
 
 

@@ -1,43 +1,20 @@
-"""What all figures share: the style sheet, saving, the look of each method, the legend below the panels."""
+"""What a report's figures share beside the style sheet: the look of each method, the legend below the panels."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gppdfd.files import write_atomically
+from gppdfd.drawing import GONE, QUIET, bare
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-STYLE = Path(__file__).parents[1] / "style.mplstyle"
 MARKERS = "osD^vPX<>*"
 # Their numbers have no common factor with the number of colours: a combination comes back late.
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 Look = dict[str, Any]
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """The style sheet of all figures, for drawing and for saving."""
-    import matplotlib.style
-
-    with matplotlib.style.context(STYLE):
-        yield
-
-
-def save_figure(figure: "Figure", name: str, folder: Path) -> list[Path]:
-    """Write `<name>.pdf` and `<name>.png`; the same records give the same bytes."""
-    undated: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "png": {}}
-    paths = [folder / f"{name}.{kind}" for kind in undated]
-    with style():
-        for path, (kind, metadata) in zip(paths, undated.items(), strict=True):
-            _save(figure, path, kind, metadata)
-    return paths
-
-
-def _save(figure: "Figure", path: Path, kind: str, metadata: Mapping[str, Any]) -> None:
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format=kind, metadata=dict(metadata)))
 
 
 def looks_of(labels: Iterable[str]) -> dict[str, Look]:
@@ -66,3 +43,35 @@ def legend_below(figure: "Figure", handles: Sequence[Any]) -> None:
     longest = max(len(handle.get_label()) for handle in handles)
     columns = max(1, int(figure.get_figwidth() / (0.55 + 0.056 * longest)))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)))
+
+
+def shades() -> "Colormap":
+    """Light grey for 0 to dark for 1: lightness falls evenly, so that it reads without colour."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("shades", [GONE, "#8E84C6", "#332288"])
+
+
+def ink(share: float) -> str:
+    """Colour of a number on a cell shaded by `share`."""
+    return "white" if share > 0.45 else "black"
+
+
+def wrapped(text: str, width: int) -> str:
+    """A label on several lines, broken between words and after plus signs."""
+    return "\n".join(fill_lines(text, width))
+
+
+def fill_lines(text: str, width: int) -> list[str]:
+    lines = [""]
+    for word in re.findall(r"[^\s+,]+[\s+,]*|[\s+,]+", text):
+        if lines[-1] and len(lines[-1]) + len(word.rstrip()) > width:
+            lines.append("")
+        lines[-1] += word
+    return [line.rstrip() for line in lines]
+
+
+def quiet_note(axis: "Axes", text: str) -> None:
+    """A few words in the middle of a panel that has nothing to show."""
+    bare(axis)
+    axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", color=QUIET, style="italic")

@@ -1,13 +1,17 @@
 """Score against sparsity: a panel per task and one for the average, a line per method."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil, isnan, nan
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from suites.cells import Cells, RowKey, ScoreColumn, metric_label
-from suites.figures.look import Look, legend_below, look_handles, looks_of, style
+from suites.comparisons import comparisons_of
+from suites.figures.look import Look, legend_below, look_handles, looks_of
+from suites.figures.places import NOTHING, Wanted
+from suites.published import GENERATED, METRICS, PublishedRow, shipped
+from suites.published import RowKey as PublishedKey
 from suites.records import Results
 from suites.statistics import Summary
 
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
 
 _TEACHER: Look = {"color": "black", "linewidth": 1.0, "zorder": 1}
 _MAJORITY: Look = {"color": "black", "linewidth": 1.0, "linestyle": ":", "zorder": 1}
+_PUBLISHED: Look = {"color": "#444444", "linestyle": "none", "markersize": 5.5, "zorder": 3}
+BACKBONE = "bert-base-uncased"
 _HOLLOW: Look = {"linestyle": "none", "markerfacecolor": "white", "zorder": 4}
 
 
@@ -42,7 +48,7 @@ class Panel:
 
 def score_panels(results: Results) -> list[Panel]:
     """One panel per task (primary metric, selection split) and, with several tasks, one for the average."""
-    cells = Cells(results)
+    cells = comparisons_of(results).cells
     panels = [_task_panel(cells, column) for column in cells.tasks]
     return [*panels, _average_panel(cells)] if len(panels) > 1 else panels
 
@@ -54,8 +60,7 @@ def _task_panel(cells: Cells, column: ScoreColumn) -> Panel:
         for row in cells.rows("student")
     }
     teachers = [cells.summaries(row, column).get(metric) for row in cells.rows("teacher")]
-    title = f"{column.title} ({metric_label(metric)})"
-    return Panel(title, _curves(points), _level(teachers), 100 * cells.majority(column, metric))
+    return Panel(_title(cells, column), _curves(points), _level(teachers), 100 * cells.majority(column, metric))
 
 
 def _average_panel(cells: Cells) -> Panel:
@@ -88,28 +93,79 @@ def _level(summaries: Iterable[Summary | None]) -> float:
     return next((100 * summary.mean for summary in summaries if summary), nan)
 
 
-def score_figure(results: Results) -> "Figure":
+def score_figure(results: Results, wanted: Wanted = NOTHING) -> "Figure | None":
     """Score against sparsity: a panel per task and the average, a line per method."""
     from matplotlib.figure import Figure
 
-    panels = score_panels(results)
+    if not any(record.role == "student" for record in results.records.values()):
+        return None
+    panels, published = score_panels(results), published_points(results)
     columns = min(3, len(panels))
     rows = ceil(len(panels) / columns)
     students = [run for run in results.planned if run.role == "student"]
     width = max(2.5 * columns, 5.0)
-    with style():
-        figure = Figure(figsize=(width, 1.85 * rows + 1.3), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-        looks = looks_of(run.label for run in students)
-        for axis, panel in zip(axes, panels, strict=False):
-            _draw_panel(axis, panel, looks)
-            _tick_targets(axis, {run.sparsity for run in students}, width / columns)
-        for spare in axes[len(panels) :]:
-            spare.set_axis_off()
-        _label_edges(axes[: len(panels)], columns)
-        figure.align_ylabels()
-        legend_below(figure, [*look_handles(looks), *_level_handles(panels)])
+    looks = looks_of(run.label for run in students)
+    figure = Figure(figsize=(width, 1.85 * rows + 0.5 + 0.1 * len(looks)), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for axis, panel in zip(axes, panels, strict=False):
+        _draw_panel(axis, panel, looks)
+        others = published.get(panel.title, {})
+        _draw_published(axis, others)
+        shown = {run.sparsity for run in students} | {place[0] for places in others.values() for place in places}
+        _tick_targets(axis, shown, width / columns)
+    for spare in axes[len(panels) :]:
+        spare.set_axis_off()
+    _label_edges(axes[: len(panels)], columns)
+    figure.align_ylabels()
+    legend_below(figure, [*look_handles(looks), *_level_handles(panels), *_published_handles(published)])
     return figure
+
+
+def published_points(results: Results) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Published (sparsity, score) by title of the panel and method.
+
+    BERT-base on dev without augmentation, whole units removed, primary metric; none beside runs on generated data.
+    """
+    if all(record.data.source == GENERATED for record in results.records.values()):
+        return {}
+    cells = comparisons_of(results).cells
+    rows = [row for row in shipped() if _comparable(row.key)]
+    return {_title(cells, column): _points_on(cells, column, rows) for column in cells.tasks}
+
+
+def _comparable(key: PublishedKey) -> bool:
+    pruned = bool(key.sparsity) and not key.protocol.unstructured
+    return pruned and key.backbone == BACKBONE and key.protocol.split == "dev" and not key.protocol.augmented
+
+
+def _points_on(cells: Cells, column: ScoreColumn, rows: Sequence[PublishedRow]) -> dict[str, list[tuple[float, float]]]:
+    points: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        for score in row.scores:
+            same_metric = METRICS.get(score.metric, score.metric) == cells.primary(column.task)
+            if score.place == (column.task, column.split) and same_metric and row.key.sparsity:
+                points.setdefault(row.method, []).append((row.key.sparsity, score.value))
+    return points
+
+
+def _draw_published(axis: "Axes", points: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+    for name, places in points.items():
+        axis.plot(*zip(*places, strict=True), **_published_look(name))
+
+
+def _published_look(name: str) -> Look:
+    return {**_PUBLISHED, "marker": rf"$\mathrm{{{name[0]}}}$"}
+
+
+def _published_handles(published: Mapping[str, Mapping[str, object]]) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    names = dict.fromkeys(name for points in published.values() for name in points)
+    return [Line2D([], [], label=f"{name}, published, BERT-base", **_published_look(name)) for name in names]
+
+
+def _title(cells: Cells, column: ScoreColumn) -> str:
+    return f"{column.title} ({metric_label(cells.primary(column.task))})"
 
 
 def _label_edges(axes: Sequence["Axes"], columns: int) -> None:
@@ -124,32 +180,31 @@ def _draw_panel(axis: "Axes", panel: Panel, looks: Mapping[str, Look]) -> None:
     axis.set_title(panel.title)
     axis.axhline(panel.teacher, **_TEACHER)
     axis.axhline(panel.majority, **_MAJORITY)
-    shifts = _shifts(panel)
     for label, points in panel.curves.items():
-        shifted = [replace(point, sparsity=point.sparsity + shifts[label]) for point in points]
-        _draw_curve(axis, shifted, looks[label])
+        _draw_curve(axis, points, looks[label])
     axis.margins(x=0.1, y=0.08)
-
-
-def _shifts(panel: Panel) -> dict[str, float]:
-    """Small steps to the side, so that error bars of several methods stay apart; none without error bars."""
-    points = [point for curve in panel.curves.values() for point in curve]
-    if all(isnan(point.sd) for point in points):
-        return dict.fromkeys(panel.curves, 0.0)
-    reached = [point.sparsity for point in points]
-    count = len(panel.curves)
-    width = min(0.06, 0.01 * (count - 1)) * (max(reached) - min(reached))
-    return {label: width * ((place + 0.5) / count - 0.5) for place, label in enumerate(panel.curves)}
 
 
 def _draw_curve(axis: "Axes", points: Sequence[Point], look: Look) -> None:
     """A line that breaks where a score is missing; hollow markers where the score is no evidence."""
     sparsities = [point.sparsity for point in points]
     scores = [point.score for point in points]
-    axis.errorbar(sparsities, scores, [point.sd for point in points], capsize=2, elinewidth=0.9, **look)
+    axis.plot(sparsities, scores, **look)
+    _draw_spread(axis, points, look["color"])
     hollow = [(point.sparsity, point.score) for point in points if point.weak]
     if hollow:
         axis.plot(*zip(*hollow, strict=True), **(look | _HOLLOW))
+
+
+def _draw_spread(axis: "Axes", points: Sequence[Point], colour: str) -> None:
+    """A band of one standard deviation; a bar where a curve has but one point."""
+    if all(isnan(point.sd) for point in points):
+        return
+    if len(points) == 1:
+        axis.errorbar(points[0].sparsity, points[0].score, points[0].sd, color=colour, capsize=2, elinewidth=0.9)
+        return
+    low, high = ([point.score + sign * point.sd for point in points] for sign in (-1, 1))
+    axis.fill_between([point.sparsity for point in points], low, high, color=colour, alpha=0.13, linewidth=0, zorder=1)
 
 
 def _tick_targets(axis: "Axes", targets: Iterable[float], width: float) -> None:

@@ -137,7 +137,7 @@ def execute(
     if teacher and not (store_root / teacher.run_id / "done").exists():
         raise DataError("started before its teacher was done")
     more = {"process": os.getpid(), "threads": os.environ["OMP_NUM_THREADS"], "resumed": walked.resumed}
-    write_json(folder / "record.json", {**fake_record(config, walked.value), **more})
+    write_json(folder / "record.json", {**fake_record(config, walked.value), **more, "sources": sources_hash()})
 
 
 class Walk(BaseModel):

@@ -152,6 +152,7 @@ def fake_record(row: Mapping[str, Any], scores: Mapping[str, Sequence[float]] | 
         },
         "latency": {"batch": 32, "tokens": 32, "seconds": 0.02 - 0.01 * sparsity, "speedup": 1 + sparsity},
         "kept": {"head": [2, 2, 2, 0], "ffn": [100, 100, 50, 150]},
+        "notes": fake_notes() if row["method"].endswith("+dfd") else {},
         "agreement": 1e-6,
         "data": {
             "source": "micro",
@@ -176,6 +177,16 @@ def fake_record(row: Mapping[str, Any], scores: Mapping[str, Sequence[float]] | 
         "sources": "feedbeef",
         "finished": "2026-01-02T03:04:05+00:00",
         "config": {},
+    }
+
+
+def fake_notes() -> dict[str, float]:
+    """Fusions of two layers."""
+    return {
+        "fusion_guard_fired": 0.0,
+        "teacher_fusion[1,1]": 0.25,
+        "teacher_fusion[1,2]": 0.75,
+        "teacher_fusion[2,2]": 1,
     }
 
 

@@ -11,19 +11,32 @@ from suites.report import main, write_report
 from suites.store import Store
 from tests.suites.fake_store import FakeStore, full_store
 
+FIGURES = (
+    "score_against_sparsity",
+    "score_against_speedup",
+    "score_against_cost",
+    "ablation",
+    "indicators",
+    "schedules",
+    "structure",
+    "fusion_weights",
+)
 TABLES = ("main", "ablation", "pruners", "size", "structure", "training")
 FILES = {
     "README.md",
+    "report.html",
     *(f"table_{table}.{kind}" for table in TABLES for kind in ("csv", "md", "tex")),
-    *(f"{figure}.{kind}" for figure in ("score_against_sparsity", "indicators") for kind in ("pdf", "png")),
+    *(f"{figure}.{kind}" for figure in FIGURES for kind in ("pdf", "png")),
 }
-# A finder that refuses, and not None in sys.modules: scipy takes what is there for a loaded torch.
+# Not by None in sys.modules, which scipy would take for torch itself.
 BLOCKED = """
 import sys
+
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in ("torch", "transformers", "datasets", "evaluate", "baselines"):
-            raise ImportError(f"{name} is blocked")
+            raise ImportError(f"{name} is refused")
+
 sys.meta_path.insert(0, Refuse())
 import suites.records, suites.report
 """
@@ -75,7 +88,7 @@ def test_unfinished_runs_and_warnings_are_listed(tmp_path: Path) -> None:
     index = paths[0].read_text()
     assert r"| mrpc-gpp+dfd-0.8-seed1 | failed | loss \| NaN |" in index
     assert r"- constant predictions on a\_b: mrpc-dense-0-seed1" in index
-    assert "*No figure `score_against_sparsity`" in index
+    assert "- `score_against_sparsity`: a finished student" in index
     assert not list((tmp_path / "out").glob("*.png"))
 
 

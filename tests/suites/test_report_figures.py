@@ -1,21 +1,38 @@
 """Figures: that they show the stored numbers, and that nothing is clipped or hidden."""
 
+import json
+import re
 from itertools import combinations
 from math import isnan
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from scipy import stats
 
+from gppdfd.drawing import save_figure, style
 from gppdfd.errors import UsageError
-from suites.figures import indicator_figure, indicator_pair, save_figure, score_figure
-from suites.figures.indicators import scheduled_sparsity, soft_twin
-from suites.figures.look import looks_of, style
-from suites.figures.scores import score_panels
+from suites.figures import DRAWINGS, Drawing
+from suites.figures.ablation import ablation_figure, differences
+from suites.figures.curves import snapshot_figure
+from suites.figures.fusion import fusion_figure, noted_matrices
+from suites.figures.indicators import indicator_figure, scheduled_sparsity, traced_runs
+from suites.figures.look import fill_lines, looks_of
+from suites.figures.matrix import matrix_figure, pair_scores
+from suites.figures.places import check_wanted, first_of_each, shown_runs
+from suites.figures.ranks import cliques, rank_figure
+from suites.figures.schedules import schedule_figure
+from suites.figures.scores import score_figure, score_panels
+from suites.figures.structures import shares, structure_grid
+from suites.figures.tradeoffs import Point, front, pareto_figure, speedup, trade_offs
 from suites.records import Results, read_indicators, read_results
-from tests.suites.fake_store import METHODS, STEPS, FakeStore, full_store
+from tests.suites.fake_store import METHODS, STEPS, FakeStore, fake_notes, full_store
 
 PAIR = ("gpp+dfd", "gpp(mask=hard_gradual)+dfd")
 
@@ -29,6 +46,11 @@ def store(tmp_path: Path) -> FakeStore:
 def grid(tmp_path_factory: pytest.TempPathFactory) -> Results:
     store = full_store(tmp_path_factory.mktemp("runs"), sparsities=(0.5, 0.8, 0.95), seeds=(1, 2))
     return read_results(store.plan_file, store.root)
+
+
+def drawn(figure: Figure | None) -> Figure:
+    assert figure is not None
+    return figure
 
 
 def results_of(store: FakeStore) -> Results:
@@ -62,22 +84,23 @@ def test_missing_scores_break_the_line_and_weak_ones_are_hollow(store: FakeStore
     assert (first.weak, weak.weak) == (False, True)
     assert lost.sparsity == 0.8
     assert isnan(lost.score)
-    hollow = [line for line in score_figure(results).axes[0].lines if line.get_markerfacecolor() == "white"]
+    hollow = [line for line in drawn(score_figure(results)).axes[0].lines if line.get_markerfacecolor() == "white"]
     assert [line.get_ydata().tolist() for line in hollow] == [[50.5]]
 
 
 def test_the_figure_draws_the_panels(grid: Results) -> None:
-    figure = score_figure(grid)
+    figure = drawn(score_figure(grid))
     for axis, panel in zip(figure.axes, score_panels(grid), strict=True):
-        drawn = {tuple(round(float(y), 6) for y in line.get_ydata()) for line in axis.lines}
-        assert {tuple(round(point.score, 6) for point in curve) for curve in panel.curves.values()} <= drawn
+        shown = {tuple(round(float(y), 6) for y in line.get_ydata()) for line in axis.lines}
+        assert {tuple(round(point.score, 6) for point in curve) for curve in panel.curves.values()} <= shown
 
 
-def test_error_bars_of_neighbours_stay_apart(grid: Results) -> None:
-    axis = score_figure(grid).axes[0]
-    starts = [line.get_xdata()[0] for line in axis.lines if len(line.get_xdata()) == 3]
-    assert len({round(start, 9) for start in starts}) == len(METHODS)
-    assert max(starts) - min(starts) < 0.05
+def test_bands_are_one_standard_deviation_wide(grid: Results) -> None:
+    panel = score_panels(grid)[0]
+    axis = drawn(score_figure(grid)).axes[0]
+    for band, curve in zip(axis.collections, panel.curves.values(), strict=True):
+        heights = {round(float(y), 6) for y in band.get_paths()[0].vertices[:, 1]}
+        assert {round(point.score + sign * point.sd, 6) for point in curve for sign in (-1, 1)} <= heights
 
 
 def test_every_method_looks_different_also_without_colour() -> None:
@@ -92,13 +115,13 @@ def test_every_method_looks_different_also_without_colour() -> None:
 @pytest.mark.parametrize("tasks", [["rte"], ["rte", "mrpc"], ["rte", "mrpc", "cola", "stsb"]])
 def test_small_suites_have_a_figure_too(tmp_path: Path, tasks: list[str]) -> None:
     store = full_store(tmp_path, tasks=tasks, methods=["gpp+dfd"], sparsities=[0.8])
-    figure = score_figure(read_results(store.plan_file, store.root))
+    figure = drawn(score_figure(read_results(store.plan_file, store.root)))
     assert sum(axis.axison for axis in figure.axes) == len(tasks) + (len(tasks) > 1)
     assert_tidy(figure)
 
 
 def test_nothing_is_clipped_or_hidden(grid: Results) -> None:
-    assert_tidy(score_figure(grid))
+    assert_tidy(drawn(score_figure(grid)))
 
 
 def assert_tidy(figure: Figure) -> None:
@@ -126,50 +149,56 @@ def assert_tidy(figure: Figure) -> None:
 # --- indicators ---
 
 
-@pytest.mark.parametrize(
-    ("method", "twin"),
-    [
-        ("gpp(mask=hard_gradual)+dfd", "gpp+dfd"),
-        ("gpp(floor=2,mask=hard_gradual)+dfd(window=3)", "gpp(floor=2)+dfd(window=3)"),
-        ("gpp(mask=hard_gradual,floor=2)+none", "gpp(floor=2)+none"),
-        ("gpp(mask=hard_once)+dfd", None),
-        ("gpp+dfd", None),
-    ],
-)
-def test_the_smooth_twin_of_a_hard_method(method: str, twin: str | None) -> None:
-    assert soft_twin(method) == twin
-
-
-def test_the_first_finished_pair_is_shown_or_the_one_asked_for(store: FakeStore) -> None:
-    lonely = store.add("rte", PAIR[1], 0.8)
-    store.finish(lonely)
-    store.add("rte", PAIR[0], 0.8)
-    for task, sparsity in (("mrpc", 0.8), ("mrpc", 0.95), ("cola", 0.8)):
-        for method in PAIR:
-            store.finish(store.add(task, method, sparsity))
+def test_figures_of_single_runs_show_the_place_with_most_methods(store: FakeStore) -> None:
+    for method in PAIR:
+        store.finish(store.add("mrpc", method, 0.8))
+    for task, method, sparsity in (("rte", PAIR[0], 0.8), ("mrpc", PAIR[0], 0.95), ("cola", PAIR[0], 0.5)):
+        store.finish(store.add(task, method, sparsity))
+    store.add("rte", PAIR[1], 0.8)
     results = results_of(store)
-    first = indicator_pair(results)
-    assert first is not None
-    assert [(run.task, run.sparsity, run.method) for run in first] == [("mrpc", 0.8, method) for method in PAIR]
-    asked = indicator_pair(results, {"task": "mrpc", "sparsity": 0.95})
-    assert asked is not None
-    assert asked[0].sparsity == 0.95
+    assert [(run.task, run.sparsity, run.method) for run in shown_runs(results)] == [
+        ("mrpc", 0.8, each) for each in PAIR
+    ]
+    assert [run.task for run in shown_runs(results, {"task": "rte"})] == ["rte"]
+    assert [run.sparsity for run in shown_runs(results, {"task": "mrpc", "sparsity": 0.95})] == [0.95]
+    assert shown_runs(results, shows=lambda run: run.task == "qnli") == []
+    check_wanted(results, {"task": "cola"})
     with pytest.raises(
-        UsageError, match=r"task=rte. There is: task=mrpc sparsity=0\.8 seed=1; task=mrpc sparsity=0\.95"
+        UsageError, match=r"task=qnli. There is: task=mrpc sparsity=0\.8 seed=1; task=rte sparsity=0\.8"
     ):
-        indicator_pair(results, {"task": "rte"})
+        check_wanted(results, {"task": "qnli"})
 
 
-def test_without_a_pair_there_is_none(store: FakeStore) -> None:
-    store.finish(store.add("mrpc", "gpp+dfd", 0.8))
-    assert indicator_pair(results_of(store)) is None
+def test_one_run_per_pruner_in_the_order_of_the_plan(grid: Results) -> None:
+    pruners = [run.pruner for run in first_of_each(shown_runs(grid), attrgetter("pruner"))]
+    assert pruners == ["gpp", "gpp(mask=hard_gradual)", "magnitude", "random"]
+    assert [run.method for run in traced_runs(grid)] == list(PAIR)
+
+
+def test_variants_with_the_same_masks_are_shown_once(store: FakeStore) -> None:
+    methods = (
+        "gpp+dfd",
+        "gpp(l1=0)+dfd",
+        "gpp(l1=0,mask=hard_once)+dfd",
+        "gpp(mask=hard_once)+dfd",
+        "l0+dfd",
+        "upop+dfd",
+    )
+    for method in methods:
+        folder = store.finish(store.add("rte", method, 0.8))
+        (folder / "indicators.parquet").touch()
+    assert [run.method for run in traced_runs(results_of(store))] == [methods[0], methods[2], "l0+dfd", "upop+dfd"]
+
+
+def test_without_traces_there_is_no_figure_of_indicators(store: FakeStore) -> None:
+    store.finish(store.add("mrpc", "gpp+none", 0.8))
+    assert indicator_figure(results_of(store)) is None
 
 
 def test_each_unit_is_a_line_and_kept_ones_end_at_one(grid: Results) -> None:
-    pair = indicator_pair(grid, {"task": "mrpc", "sparsity": 0.8, "seed": 2})
-    assert pair is not None
-    figure = indicator_figure(grid, pair)
-    trace = read_indicators(grid.store / pair[0].run_id)
+    wanted = {"task": "mrpc", "sparsity": 0.8, "seed": 2}
+    figure = drawn(indicator_figure(grid, wanted))
+    trace = read_indicators(grid.store / traced_runs(grid, wanted)[0].run_id)
     for axis, kind in ((figure.axes[0], "head"), (figure.axes[2], "ffn")):
         pruned, kept = (found for found in axis.collections if isinstance(found, LineCollection))
         last = trace[(trace["kind"] == kind) & (trace["step"] == STEPS)]["z"]
@@ -183,15 +212,25 @@ def test_each_unit_is_a_line_and_kept_ones_end_at_one(grid: Results) -> None:
 
 
 def test_hard_masks_jump_and_smooth_ones_slope(grid: Results) -> None:
-    pair = indicator_pair(grid)
-    assert pair is not None
-    smooth, hard = indicator_figure(grid, pair).axes[:2]
+    smooth, hard = drawn(indicator_figure(grid)).axes[:2]
     slopes = [
         any(np.any((np.diff(line[:, 0]) != 0) & (np.diff(line[:, 1]) != 0)) for line in found.get_segments())
         for axis in (smooth, hard)
         for found in axis.collections
     ]
     assert slopes == [True, True, False, False]
+
+
+def test_kinds_that_a_pruner_leaves_alone_are_said_to_be(store: FakeStore) -> None:
+    for method in PAIR:
+        store.finish(store.add("mrpc", method, 0.8))
+    trace = store.root / store.plan[1]["run_id"] / "indicators.parquet"
+    units = pd.read_parquet(trace)
+    last = units[(units["kind"] == "head") & (units["step"] == STEPS)].assign(kind="qk")
+    pd.concat([units[units["kind"] == "ffn"], last]).to_parquet(trace)
+    figure = drawn(indicator_figure(results_of(store)))
+    texts = [[text.get_text() for text in axis.texts] for axis in figure.axes]
+    assert texts == [[], ["not pruned"], ["not pruned"], ["follows from the others"], [], []]
 
 
 def test_the_schedule_counts_the_steps_of_the_search(store: FakeStore) -> None:
@@ -205,15 +244,155 @@ def test_the_schedule_counts_the_steps_of_the_search(store: FakeStore) -> None:
     assert scheduled_sparsity(results, results.planned[0]) == []
 
 
+# --- the others ---
+
+
+def test_differences_are_paired_and_have_t_intervals(store: FakeStore) -> None:
+    values = {"gpp+dfd": (0.8, 0.7, 0.9), "gpp+none": (0.7, 0.65, 0.7), "random+dfd": (0.9,)}
+    for method, scores in values.items():
+        for seed, score in enumerate(scores, start=1):
+            store.finish(store.add("rte", method, 0.8, seed), {"validation": [score]})
+    found = differences(results_of(store))
+    expected = np.array([-10.0, -5.0, -20.0])
+    low, high = stats.ttest_1samp(expected, 0).confidence_interval(0.95)
+    assert found[0.8]["gpp+none"] == pytest.approx((expected.mean(), (high - low) / 2, 3))
+    assert found[0.8]["random+dfd"].mean == pytest.approx(10)
+    assert isnan(found[0.8]["random+dfd"].margin)
+    figure = drawn(ablation_figure(results_of(store)))
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert labels == ["random+dfd", "gpp+none"]
+    assert_tidy(figure)
+
+
+def test_the_front_holds_what_no_other_point_beats() -> None:
+    points = [Point(0.5, x, score, 0) for x, score in ((1, 90), (2, 80), (3, 85), (3, 70), (4, 85), (5, 10))]
+    assert [(point.x, point.score) for point in front(points)] == [(1, 90), (4, 85), (5, 10)]
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=12))
+def test_the_front_is_what_a_search_over_all_pairs_finds(pairs: list[tuple[int, int]]) -> None:
+    found = {(point.x, point.score) for point in front(Point(0.5, x, score, 0) for x, score in pairs)}
+    beaten = {one for one in pairs for other in pairs if other != one and other[0] >= one[0] and other[1] >= one[1]}
+    assert found == set(pairs) - beaten
+
+
+def test_trade_offs_are_means_over_runs(store: FakeStore) -> None:
+    for seed, speed in ((1, 2.0), (2, 4.0)):
+        run = store.add("rte", "gpp+dfd", 0.8, seed)
+        store.finish(run, {"validation": [0.6 + 0.1 * seed]}, latency={"speedup": speed})
+    (point,) = trade_offs(results_of(store), speedup)["gpp+dfd"]
+    assert point == pytest.approx((0.8, 3.0, 75.0, 100 * np.std([0.7, 0.8], ddof=1)))
+
+
+def test_without_latency_there_is_no_pareto_front(store: FakeStore) -> None:
+    store.finish(store.add("rte", "gpp+dfd", 0.8), latency=None)
+    assert pareto_figure(results_of(store)) is None
+
+
+def test_the_matrix_holds_pairs_that_cross(grid: Results) -> None:
+    (scores,) = {frozenset(panel) for panel in pair_scores(grid).values()}
+    # Only gpp meets several distillers, and dfd several pruners: nothing crosses.
+    assert scores == frozenset()
+    assert matrix_figure(grid) is None
+
+
+def test_the_matrix_shows_means_best_first(store: FakeStore) -> None:
+    values = {"gpp+dfd": 0.9, "gpp+none": 0.8, "random+dfd": 0.7, "random+none": 0.6, "magnitude+dfd": 0.99}
+    for method, value in values.items():
+        store.finish(store.add("rte", method, 0.8), {"validation": [value]})
+    axis = drawn(matrix_figure(results_of(store))).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["90.0", "80.0", "70.0", "60.0"]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["gpp", "random"]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "joined"),
+    [([1, 2, 3, 4], [(0, 1), (1, 2), (2, 3)]), ([1, 1.5, 2, 4], [(0, 2)]), ([1, 3, 5], [])],
+)
+def test_cliques_are_the_longest_runs_within_the_difference(ranks: list[float], joined: list[tuple]) -> None:
+    assert cliques(ranks, 1.0) == joined
+
+
+def test_too_few_tasks_have_no_ranking(store: FakeStore) -> None:
+    for task in ("rte", "mrpc"):
+        for method in METHODS[:4]:
+            store.finish(store.add(task, method, 0.8))
+    assert rank_figure(results_of(store)) is None
+
+
+def test_structure_cells_show_counts_and_hatch_removed_sublayers(store: FakeStore) -> None:
+    kept = {"head": [2, 0], "ffn": [5, 10], "mha_layer": [1, 0], "ffn_layer": [1, 1], "hidden": [100]}
+    density = {"head": 0.25, "ffn": 0.75, "mha_layer": 0.5, "ffn_layer": 1.0, "hidden": 0.5}
+    run = store.add("rte", "gpp+dfd", 0.8)
+    folder = store.finish(run, size={"density": density})
+    record = json.loads((folder / "record.json").read_text()) | {"kept": kept}
+    (folder / "record.json").write_text(json.dumps(record))
+    results = results_of(store)
+    assert shares(results.records[run], "head") == [0.5, 0.0]
+    assert shares(results.records[run], "ffn") == [0.5, 1.0]
+    with style():
+        axis = drawn(structure_grid(results)).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["2", "5", "10"]
+    assert sum(patch.get_hatch() is not None for patch in axis.patches) == 1
+    assert "hidden: 100 of 200" in axis.get_title(loc="left")
+
+
+def test_fusion_weights_come_from_the_notes(grid: Results) -> None:
+    (matrix,) = noted_matrices(fake_notes()).values()
+    assert matrix.tolist() == [[0.25, 0.75], [0.0, 1.0]]
+    axis = drawn(fusion_figure(grid)).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["0.25", "0.75", "1.00"]
+    assert noted_matrices({"fusion_guard_fired": 3.0}) == {}
+
+
+def test_snapshots_are_drawn_where_the_history_has_them(store: FakeStore) -> None:
+    folder = store.finish(store.add("rte", "cap-f", 0.8))
+    assert snapshot_figure(results_of(store)) is None
+    with (folder / "history.jsonl").open("a") as history:
+        history.write('{"phase": "search", "step": 30, "event": "snapshot"}\n')
+        history.write('{"phase": "recovery", "step": 70, "losses": {"task": 0.5, "features": 3.0}}\n')
+    figure = drawn(snapshot_figure(results_of(store)))
+    marks = [line.get_xdata() for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
+    assert [30, 30] in [list(mark) for mark in marks]
+    assert "contrastive loss" in {text.get_text() for text in figure.legends[0].get_texts()}
+
+
+def test_pruners_with_one_schedule_share_a_line(grid: Results) -> None:
+    axis = drawn(schedule_figure(grid, {"sparsity": 0.8})).axes[0]
+    curves = [line for line in axis.lines if len(line.get_xdata()) > 2]
+    assert len(curves) == 1
+    assert curves[0].get_ydata()[-1] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("drawing", DRAWINGS, ids=lambda drawing: drawing.name)
+def test_every_figure_of_a_grid_is_tidy(grid: Results, drawing: Drawing) -> None:
+    figure = drawing.figure(grid, {})
+    assert (figure is None) == (drawing.name in {"pruner_distiller_matrix", "snapshots"})
+    if figure:
+        assert_tidy(figure)
+
+
+@pytest.mark.parametrize("drawing", DRAWINGS, ids=lambda drawing: drawing.name)
+def test_without_finished_runs_there_is_no_figure(store: FakeStore, drawing: Drawing) -> None:
+    store.add("rte", "gpp+dfd", 0.8)
+    assert drawing.figure(results_of(store), {}) is None
+
+
+@given(st.text(alphabet="ab +,()", max_size=40), st.integers(1, 12))
+def test_wrapping_loses_nothing_but_blanks(text: str, width: int) -> None:
+    lines = fill_lines(text, width)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    words = re.findall(r"[^\s+,]+[\s+,]*|[\s+,]+", text)
+    assert all(len(line) <= max(width, *map(len, words), 0) for line in lines)
+
+
 # --- files ---
 
 
 def test_files_are_vector_pdf_and_200_dpi_png_and_always_the_same(grid: Results, tmp_path: Path) -> None:
-    pair = indicator_pair(grid)
-    assert pair is not None
     contents = []
     for folder in (tmp_path / "a", tmp_path / "b"):
-        figure = indicator_figure(grid, pair)
+        figure = drawn(indicator_figure(grid))
         pdf, png = save_figure(figure, "indicators", folder)
         contents.append((pdf.read_bytes(), png.read_bytes()))
     assert contents[0] == contents[1]

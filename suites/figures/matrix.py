@@ -1,0 +1,99 @@
+"""Pruners against distillers: the average score of every pair."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from gppdfd.drawing import EDGE, bare, box
+from suites.comparisons import comparisons_of
+from suites.figures.look import ink, shades
+from suites.figures.places import NOTHING, Wanted
+from suites.records import Results
+from suites.statistics import Summary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Pair = tuple[str, str]
+
+
+def matrix_figure(results: Results, wanted: Wanted = NOTHING) -> "Figure | None":
+    """A panel per sparsity, a row per pruner, a column per distiller, best first; hatched where there is no score."""
+    from matplotlib.figure import Figure
+
+    panels = {sparsity: scores for sparsity, scores in pair_scores(results).items() if _crossed(scores)}
+    if not panels:
+        return None
+    pruners, distillers = (_sorted(list(panels.values()), side) for side in (0, 1))
+    width, height = 1.5 + 0.62 * len(distillers), 1.5 + 0.32 * len(pruners)
+    figure = Figure(figsize=(max(4.5, width), height * len(panels) + 0.2), layout="constrained")
+    axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    for axis, (sparsity, scores) in zip(axes, panels.items(), strict=True):
+        _draw(axis, scores, pruners, distillers)
+        axis.set_title(f"sparsity {sparsity:g}: score × 100, average over {_tasks(results)}")
+    return figure
+
+
+def pair_scores(results: Results) -> dict[float, dict[Pair, Summary]]:
+    """Average over tasks of each (pruner, distiller) by sparsity, of pairs finished on all tasks."""
+    cells = comparisons_of(results).cells
+    pairs = {run.label: (run.pruner, run.distiller) for run in results.planned if run.distiller}
+    found: dict[float, dict[Pair, Summary]] = {}
+    for (label, sparsity), summary in cells.averages.items():
+        if label in pairs and sparsity:
+            found.setdefault(sparsity, {})[pairs[label]] = summary
+    return {sparsity: _common(scores) for sparsity, scores in sorted(found.items())}
+
+
+def _common(scores: Mapping[Pair, Summary]) -> dict[Pair, Summary]:
+    """Pairs whose pruner meets several distillers and whose distiller meets several pruners."""
+    kept = dict(scores)
+    while True:
+        pruners, distillers = (Counter(pair[side] for pair in kept) for side in (0, 1))
+        crossed = {pair: kept[pair] for pair in kept if pruners[pair[0]] > 1 and distillers[pair[1]] > 1}
+        if len(crossed) == len(kept):
+            return crossed
+        kept = crossed
+
+
+def _crossed(scores: Mapping[Pair, Summary]) -> bool:
+    return len(scores) > 3
+
+
+def _sorted(panels: Sequence[Mapping[Pair, Summary]], side: int) -> list[str]:
+    """Pruners (side 0) or distillers (side 1), best mean first."""
+    values: dict[str, list[float]] = {}
+    for scores in panels:
+        for pair, summary in scores.items():
+            values.setdefault(pair[side], []).append(summary.mean)
+    return sorted(values, key=lambda name: -fmean(values[name]))
+
+
+def _draw(axis: "Axes", scores: Mapping[Pair, Summary], pruners: Sequence[str], distillers: Sequence[str]) -> None:
+    means = [summary.mean for summary in scores.values()]
+    low, span = min(means), (max(means) - min(means)) or 1.0
+    for row, pruner in enumerate(pruners):
+        for column, distiller in enumerate(distillers):
+            summary = scores.get((pruner, distiller))
+            if summary is None:
+                box(axis, column, row, 1, 1, facecolor="white", edgecolor=EDGE, hatch="....", linewidth=0.4)
+                continue
+            shade = (summary.mean - low) / span
+            box(axis, column, row, 1, 1, facecolor=shades()(shade), edgecolor="white", linewidth=0.6)
+            axis.text(column + 0.5, row + 0.5, _text(summary), ha="center", va="center", color=ink(shade), fontsize=7)
+    axis.set(xlim=(0, len(distillers)), ylim=(len(pruners), 0), ylabel="pruner", xlabel="distiller")
+    bare(axis)
+    axis.tick_params(labelcolor="black")
+    axis.set_yticks([row + 0.5 for row in range(len(pruners))], list(pruners))
+    axis.set_xticks([column + 0.5 for column in range(len(distillers))], list(distillers), rotation=35, ha="right")
+
+
+def _text(summary: Summary) -> str:
+    spread = f"\n±{100 * summary.sd:.1f}" if summary.n > 1 else ""
+    return f"{100 * summary.mean:.1f}{spread}"
+
+
+def _tasks(results: Results) -> str:
+    return ", ".join(column.title for column in comparisons_of(results).cells.tasks)
