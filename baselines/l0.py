@@ -16,9 +16,10 @@ Every unit has a trainable log-alpha a. With u uniform and beta = 2/3, gamma = -
 Kinds: heads, FFN dims, hidden dims (one mask for all layers), whole attention and FFN sublayers; any subset (`units`).
 
 Departures from the public code: the size counts every bias (`size=released` has its formulas), FFN dims start as the
-other units do (`ffn_init_mean=0`: half dropped), multipliers are bounded (`multiplier_bound=null`: not), masks learn
-faster in a search too short for the published learning rate (`mask_learning_rate=0.01`: never), and the decision is
-brought to the target.
+other units do (`ffn_init_mean=0`: half dropped), multipliers are bounded (`multiplier_bound=null`: not), and the
+decision is brought to the target. In a search shorter than any published one, masks learn faster
+(`mask_learning_rate=0.01`: never) and the ramp takes a larger share (`ramp=0.2`: never), so that the student follows:
+on the embedded benchmark (MRPC at sparsity .95, 100 search steps, soft labels) F1 is .83 instead of 0.
 """
 
 import math
@@ -51,6 +52,9 @@ BOUND = math.log(100)
 """Log-alphas stay in [-BOUND, BOUND]."""
 
 SHARPNESS = 0.8
+RAMP, LONGEST_RAMP, RAMP_STEPS = 0.2, 0.8, 1560
+"""Published share of the ramp, its largest, and the steps of the shortest ramp published (20 epochs of RTE)."""
+
 PUBLISHED_RATE, CROSSINGS = 0.01, 8
 """Learning rate of the authors; range of log-alphas that all steps of a search can at least go through, in times."""
 
@@ -59,13 +63,13 @@ class L0Config(Config):
     """Options of the pruner.
 
     `units` is written `heads+ffn`; `ramp` is the share of the search in which the scheduled sparsity rises;
-    `mask_learning_rate` is that of log-alphas and multipliers; null chooses it by the length of the search. Without
+    `mask_learning_rate` is that of log-alphas and multipliers; null chooses both by the length of the search. Without
     `multiplier_bound` the multipliers can wind up, and the sparsity runs past its target.
     """
 
     units: tuple[Unit, ...] = tuple(KINDS)
     size: Literal["exact", "released"] = "exact"
-    ramp: float = Field(0.2, ge=0, le=1)
+    ramp: float | None = Field(None, ge=0, le=1)
     mask_learning_rate: float | None = Field(None, gt=0)
     multiplier_bound: float | None = Field(30.0, gt=0)
     ffn_init_mean: float = 10.0
@@ -207,6 +211,11 @@ def lagrangian(gap: torch.Tensor, multipliers: torch.Tensor) -> torch.Tensor:
     return multipliers[0] * gap + multipliers[1] * gap.square()
 
 
+def ramp_share(steps: int) -> float:
+    """Share of a search of so many steps that the ramp takes: .2, or more where that is shorter than any published."""
+    return min(LONGEST_RAMP, max(RAMP, RAMP_STEPS / steps))
+
+
 def ramped(step: int, ramp_steps: float) -> float:
     """Share of the target sparsity that is due at `step`: linear from 0, then 1."""
     return min(1.0, step / ramp_steps) if ramp_steps else 1.0
@@ -227,6 +236,7 @@ def adam_settings(steps: int) -> dict[str, Any]:
 class L0(Pruner):
     """Learns masks under a Lagrangian on the expected sparsity, and folds their soft values in the end."""
 
+    revision = 2
     reference = "Xia et al. 2022, ACL, arXiv 2204.00408"
     Config: ClassVar[type[Config]] = L0Config
 
@@ -260,7 +270,9 @@ class L0(Pruner):
         return self.setting.search_steps if step == 0 else None
 
     def sparsity(self, step: int) -> float:
-        return self._target * ramped(step, self.config.ramp * self.setting.search_steps)
+        steps = self.setting.search_steps
+        share = ramp_share(steps) if self.config.ramp is None else self.config.ramp
+        return self._target * ramped(step, share * steps)
 
     def masks(self, step: int) -> Masks:
         self._bound()

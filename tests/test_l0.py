@@ -21,6 +21,7 @@ from baselines.l0 import (
     expected_sparsity,
     lagrangian,
     presence,
+    ramp_share,
     ramped,
     sampled_masks,
     zero_probability,
@@ -104,6 +105,10 @@ def test_exact_size_of_the_dense_model_is_that_of_the_dense_model() -> None:
 def test_target_rises_linearly_and_then_stays(step: int) -> None:
     assert ramped(step, 100) == min(100, step) / 100
     assert ramped(step, 0) == 1
+
+
+def test_a_short_search_ramps_for_longer() -> None:
+    assert [ramp_share(steps) for steps in (100, 1950, 3120, 7800, 100_000)] == [0.8, 0.8, 0.5, 0.2, 0.2]
 
 
 def test_half_of_the_units_go_at_the_start_of_the_released_ffn() -> None:
