@@ -70,7 +70,7 @@ def execute(
     Raises:
         UsageError, DataError: with a message for the user; nothing is left that looks finished.
     """
-    Run(config, folder, store_root, data_dir, report, checkpoints or Checkpoints(folder / "checkpoint")).execute()
+    Run(config, folder, store_root, data_dir, report, checkpoints).execute()
 
 
 class Run:
@@ -83,10 +83,10 @@ class Run:
         store_root: Path,
         data_dir: Path | None,
         report: Report,
-        checkpoints: Checkpoints,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self.config, self.folder, self.store, self.report = config, folder, store_root, report
-        self.checkpoints = checkpoints
+        self.checkpoints = checkpoints or Checkpoints(folder / "checkpoint")
         self.started = time.perf_counter()
         self.timings = Timings()
         self.history: list[dict[str, Any]] = []

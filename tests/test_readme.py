@@ -26,7 +26,7 @@ def commands(language: str) -> list[str]:
 
 
 def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable if word == "python" else word for word in shlex.split(line)]
+    words = [sys.executable if word == "python" else word for word in shlex.split(line, comments=True)]
     # Under pytest-xdist every worker is one process of many: one worker process of the suite is enough.
     return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ})
 

@@ -327,8 +327,8 @@ def test_marked_runs_are_hollow_and_runs_without_a_point_are_counted(open_page: 
 def test_the_axis_can_be_the_measured_speedup(open_page: Open) -> None:
     page = open_page()
     page.get_by_role("radio", name="speedup").check()
-    assert page.locator("#panels .point").count() == 8
-    assert "speedup 2.50" in (page.locator("#panels .point").first.get_attribute("aria-label") or "")
+    assert page.locator("#panels .point").count() == 17
+    assert page.locator("#panels .point[aria-label*='speedup 2.50']").count() == 8
     assert "x=speedup" in page.url
 
 
@@ -343,13 +343,13 @@ def test_the_structure_shows_counts_and_shares(open_page: Open) -> None:
         "rows => rows.map(row => [...row.cells].map(cell => cell.innerText))"
     )
     assert texts == [
-        ["heads", *["2"] * 4, "8/40"],
+        ["heads", "2", "2", "2", "0", "6/32"],
         ["VO dims", *["3"] * 4, "12"],
-        ["FFN dims", *["100"] * 4, "400/2000"],
+        ["FFN dims", "100", "100", "50", "150", "400/2000"],
         ["hidden dims", "90", "90"],
     ]
     share = table.locator("tbody td").first.evaluate("cell => getComputedStyle(cell).getPropertyValue('--of-whole')")
-    assert float(share) == pytest.approx(0.2)
+    assert float(share) == pytest.approx(0.25)
 
 
 # --- for every reader ---
