@@ -21,6 +21,11 @@ from suites.records import Results
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MOST_METHODS = 30
+"""A figure with a line or a bar per method tells no more of them apart."""
+
+FEW = f", and no more than {MOST_METHODS} methods"
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -31,15 +36,19 @@ class Drawing:
         caption: what it shows and by which rules.
         needs: what it is drawn from, for the reader of a report that lacks it.
         draw: the figure, or None where no finished run has what it shows.
+        by_method: whether it has a line or a bar per method, so that many of them are too many.
     """
 
     name: str
     caption: str
     needs: str
     draw: Callable[[Results, Wanted], "Figure | None"]
+    by_method: bool = False
 
     def figure(self, results: Results, wanted: Wanted) -> "Figure | None":
         """The figure in the common style, showing single runs of the task, sparsity and seed in `wanted`."""
+        if self.by_method and len({record.method for record in results.records.values()}) > MOST_METHODS:
+            return None
         with style():
             return self.draw(results, wanted)
 
@@ -50,23 +59,26 @@ DRAWINGS = (
         "Score against sparsity: primary metric of each task, and the average over the tasks. Points stand "
         "at the sparsity reached; bands are standard deviations over seeds; hollow points are no evidence. "
         "Letters are published values (dev, whole units removed), beside runs on real GLUE data alone.",
-        "a finished student",
+        "a finished student" + FEW,
         score_figure,
+        by_method=True,
     ),
     Drawing(
         "score_against_speedup",
         "Average score against measured speedup, sparsity rising along each line; error bars are standard deviations "
         "over seeds. The dashed front joins the points that no other beats in both. Timed beside other work: a first "
         "impression.",
-        "students with measured latency that finished all tasks",
+        "students with measured latency that finished all tasks" + FEW,
         pareto_figure,
+        by_method=True,
     ),
     Drawing(
         "ablation",
         "Differences to the reference method, paired over tasks and seeds, in points of the primary metric; bars are "
         "means, whiskers their 95 % t intervals over the n pairs, worse ones hatched.",
-        "the reference method and another on the same task, sparsity and seed",
+        "the reference method and another on the same task, sparsity and seed" + FEW,
         ablation_figure,
+        by_method=True,
     ),
     Drawing(
         "pruner_distiller_matrix",
@@ -86,8 +98,9 @@ DRAWINGS = (
         "score_against_cost",
         "Average score against the wall time of search, extraction and recovery, teacher not included; error bars are "
         "standard deviations over seeds.",
-        "students that finished all tasks",
+        "students that finished all tasks" + FEW,
         cost_figure,
+        by_method=True,
     ),
     Drawing(
         "indicators",

@@ -18,14 +18,14 @@ from scipy import stats
 
 from gppdfd.drawing import save_figure, style
 from gppdfd.errors import UsageError
-from suites.figures import DRAWINGS, Drawing
+from suites.figures import DRAWINGS, MOST_METHODS, Drawing
 from suites.figures.ablation import ablation_figure, differences
 from suites.figures.curves import snapshot_figure
 from suites.figures.fusion import fusion_figure, noted_matrices
 from suites.figures.indicators import indicator_figure, scheduled_sparsity, traced_runs
 from suites.figures.look import fill_lines, looks_of
 from suites.figures.matrix import matrix_figure, pair_scores
-from suites.figures.places import check_wanted, first_of_each, shown_runs
+from suites.figures.places import NOTHING, check_wanted, first_of_each, shown_runs
 from suites.figures.ranks import cliques, rank_figure
 from suites.figures.schedules import schedule_figure
 from suites.figures.scores import score_figure, score_panels
@@ -400,3 +400,10 @@ def test_files_are_vector_pdf_and_200_dpi_png_and_always_the_same(grid: Results,
     assert b"/FontFile2" in contents[0][0]
     width, height = (int.from_bytes(contents[0][1][start : start + 4]) for start in (16, 20))
     np.testing.assert_allclose((width, height), 200 * figure.get_size_inches(), atol=1)
+
+
+def test_figures_by_method_are_left_out_where_there_are_too_many(tmp_path: Path) -> None:
+    methods = [f"gpp(option={number})+dfd" for number in range(MOST_METHODS + 1)]
+    results = results_of(full_store(tmp_path, tasks=["mrpc"], methods=methods))
+    drawn = {drawing.name for drawing in DRAWINGS if drawing.by_method and drawing.figure(results, NOTHING)}
+    assert not drawn
