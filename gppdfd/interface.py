@@ -96,7 +96,6 @@ class Setting:
         search_steps: optimiser steps with masks (0 for a distiller that only ever sees an extracted student).
         generator: random stream of its own, seeded by the run.
         regression: whether the labels are real values.
-        steps: optimiser steps of the whole run.
         loop: services of the training loop; it has them whenever it calls `begin`.
     """
 
@@ -106,7 +105,6 @@ class Setting:
     search_steps: int
     generator: torch.Generator
     regression: bool = False
-    steps: int = 0
     loop: Loop | None = None
 
     @property

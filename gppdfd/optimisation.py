@@ -41,14 +41,15 @@ class Optimisation:
             self.optimizer.zero_grad()
 
     def continued(self, small: nn.Module, cuts: dict[str, Cuts]) -> "Optimisation":
-        """The same for the extracted model: moments cut with their weights, the schedule goes on."""
+        """The same for the extracted model: moments cut with their weights, the schedule goes on, no gradients yet."""
         state = self.state_dict()
         sliced = {
             name: {key: _sliced(value, parameter, cuts.get(name, {})) for key, value in moments.items()}
             for (parameter, name), moments in zip(self._names.items(), state["moments"].values(), strict=True)
         }
         other = Optimisation(small, self._maps, self._steps, self._config)
-        other.load_state_dict({**state, "moments": {name: sliced[name] for name in other._names.values()}})
+        moments = {name: sliced[name] for name in other._names.values()}
+        other.load_state_dict({**state, "moments": moments, "gradients": []})
         return other
 
     def state_dict(self) -> dict[str, Any]:
@@ -73,7 +74,7 @@ class Optimisation:
             self._set(parameter, moments)
             parameter.data.copy_(value)
         if state["gradients"]:
-            for parameter, gradient in zip(self._parameters, state["gradients"], strict=False):
+            for parameter, gradient in zip(self._parameters, state["gradients"], strict=True):
                 parameter.grad = None if gradient is None else gradient.to(parameter.device)
         self.scheduler.load_state_dict(state["schedule"])
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):

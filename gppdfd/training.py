@@ -129,7 +129,6 @@ class Trainer:
             search_steps=self.phases.search,
             generator=generator(seed, "pruner"),
             regression=regression,
-            steps=self.phases.total,
             loop=self.services,
         )
         self.teacher = self._teacher_viewer(teacher)
@@ -306,13 +305,12 @@ class Trainer:
 
     def _restart_or_continue(self, small: PreTrainedModel, keep: Keep) -> None:
         how = self.config.at_extraction or self.pruner.at_extraction
-        cuts, dense = parameter_cuts(self.model, keep) if how == "continue" else {}, self.optimisation
-        self.model = small
+        dense, self.model = self.model, small
         # Moments of single weights that are gone must not move them again: their optimiser always starts anew.
         if how == "restart" or not self.phases.search or WEIGHT in keep:
             self._set_optimizer(self.phases.recovery if self.phases.search else self.phases.total, recovery=True)
         else:
-            self.optimisation = dense.continued(small, cuts)
+            self.optimisation = self.optimisation.continued(small, parameter_cuts(dense, keep))
 
     def _recover(self) -> int:
         assert self.keep is not None

@@ -21,7 +21,7 @@ from suites.formats import NO_EVIDENCE, Cell, Row, Table
 from suites.provenance import progress, provenance
 from suites.records import PlannedRun, Record, Results
 from suites.statistics import Summary, no_evidence
-from suites.tables import INCOMPLETE, NOT_PLANNED, percent, state_marks, with_best
+from suites.tables import INCOMPLETE, NOT_PLANNED, percent, state_marks, subset_marks, with_best
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -128,10 +128,6 @@ class PageData:
         """Place of each distinct set of settings: a thousand runs share a few."""
         distinct = dict.fromkeys(map(settings_of, self.results.records.values()))
         return {settings: place for place, settings in enumerate(distinct)}
-
-    @cached_property
-    def _titles(self) -> dict[str, str]:
-        return {column.task: column.title for column in self._cells.tasks}
 
     @cached_property
     def _sources(self) -> str | None:
@@ -255,10 +251,7 @@ def run_marks(record: Record) -> Iterator[str]:
         yield NO_EVIDENCE
     if record.missed_target:
         yield f"missed its target: sparsity {100 * size.sparsity:.1f} % of {100 * record.sparsity_target:.1f} %"
-    if record.data.subset:
-        yield f"only part of the official rows: {', '.join(record.data.subset)}"
-    if record.data.max_train_rows is not None:
-        yield f"trained on at most {record.data.max_train_rows} rows"
+    yield from subset_marks(record)
     yield from (f"no {name} scores: {why}" for name, why in record.missing.items())
     yield from record.warnings
 

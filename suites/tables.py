@@ -91,9 +91,13 @@ def score_column(cells: Cells, column: ScoreColumn) -> Column:
 def _data_marks(record: Record, column: ScoreColumn) -> list[str]:
     """What a reader must know of the data behind a score."""
     split = column.split_of(record)
+    missing = [f"no {split} scores: {record.missing[split]}"] if split in record.missing else []
+    return [*missing, *subset_marks(record)]
+
+
+def subset_marks(record: Record) -> list[str]:
+    """Which part of the official rows a run saw, where it was not all of them."""
     marks = []
-    if split in record.missing:
-        marks.append(f"no {split} scores: {record.missing[split]}")
     if record.data.subset:
         marks.append(f"only part of the official rows: {', '.join(record.data.subset)}")
     if record.data.max_train_rows is not None:

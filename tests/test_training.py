@@ -144,6 +144,17 @@ def test_continue_follows_masked_training(name: str) -> None:
         torch.testing.assert_close(parameter, other, rtol=1e-4, atol=1e-4)
 
 
+def test_carried_gradients_end_with_the_dense_model() -> None:
+    """Their shapes are not those of the small one's weights."""
+    trained = trainer(config={"at_extraction": "continue", "carry_weight_grads": True}).run()
+    assert all(bool(weight.isfinite().all()) for weight in trained.model.state_dict().values())
+
+
+def test_single_weights_start_an_optimiser_anew_even_if_told_to_continue() -> None:
+    trained = trainer("magnitude-weight", "logits", config={"at_extraction": "continue"}).run()
+    assert trained.agreement is not None
+
+
 def test_restart_and_continue_differ() -> None:
     restart, go_on = trainer().run(), trainer(config={"at_extraction": "continue"}).run()
     assert all(torch.equal(restart.keep[kind], go_on.keep[kind]) for kind in restart.keep)
