@@ -122,8 +122,23 @@ class Claim:
             if error.errno not in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY):
                 raise
             raise ClaimLostError(f"{self.run_id}: another process has the run or finished it") from None
-        finish_commit(self.store, self.run_id)
+        self.finish_commit()
+
+    def finish_commit(self) -> None:
+        """Move the committed attempt's files into the run folder, give the run back and write the done marker.
+
+        Every step may be done twice, so that whoever claims the run next can finish a commit whose process died.
+        The marker comes last, so that nothing is left to tidy up where it stands. `commit.json` stays in its
+        folder: a folder that is not empty is what stops a second commit.
+        """
+        for path in sorted((self.folder / COMMITTED).iterdir()):
+            if path.name != COMMIT:
+                with suppress(FileNotFoundError):
+                    path.replace(self.folder / path.name)
+        (self.folder / FAILED).unlink(missing_ok=True)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
         self.release()
+        write_json(self.folder / DONE, read_json(self.folder / COMMITTED / COMMIT) or {})
 
     def fail(self, kind: FailureKind, reason: str, traceback: str = "", **more: str) -> None:
         """Mark the run as failed and give it back."""
@@ -135,8 +150,9 @@ class Claim:
     def release(self) -> None:
         """Give the run back and remove what this attempt left; does nothing to a claim of somebody else."""
         shutil.rmtree(self.work, ignore_errors=True)
-        if (self.folder / DONE).exists():  # a checkpoint that this attempt wrote after it lost the run
+        if (self.folder / DONE).exists():  # what this attempt may have written after it lost the run
             shutil.rmtree(self.checkpoints, ignore_errors=True)
+            (self.folder / HEARTBEAT).unlink(missing_ok=True)
         if self.held:
             (self.folder / HEARTBEAT).unlink(missing_ok=True)
             (self.folder / CLAIM).unlink(missing_ok=True)
@@ -150,32 +166,16 @@ def claim(store: Store, run_id: str) -> Claim | None:
     """
     wanted = _new_holder()
     store.folder(run_id).mkdir(parents=True, exist_ok=True)
+    if (store.folder(run_id) / DONE).exists():
+        return None
     if not _create(store.folder(run_id) / CLAIM, asdict(wanted)) and not _take_over(store, run_id, wanted):
         return None
     made = Claim(store, run_id, wanted.token)
     _remove_attempts(made.folder)
     if (made.folder / COMMITTED).exists():
-        finish_commit(store, run_id)
-    if not (made.folder / DONE).exists():
-        return made
-    made.release()
-    return None
-
-
-def finish_commit(store: Store, run_id: str) -> None:
-    """Move the committed attempt's files into the run folder and write the done marker.
-
-    Every step may be done twice, so that whoever claims the run next can finish a commit whose process died.
-    `commit.json` stays in its folder: a folder that is not empty is what stops a second commit.
-    """
-    folder = store.folder(run_id)
-    for path in sorted((folder / COMMITTED).iterdir()):
-        if path.name != COMMIT:
-            with suppress(FileNotFoundError):
-                path.replace(folder / path.name)
-    (folder / FAILED).unlink(missing_ok=True)
-    shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
-    write_json(folder / DONE, read_json(folder / COMMITTED / COMMIT) or {})
+        made.finish_commit()
+        return None
+    return made
 
 
 def mark_failed(store: Store, run_id: str, kind: FailureKind, reason: str, **more: str) -> bool:

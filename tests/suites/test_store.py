@@ -175,7 +175,7 @@ def test_whatever_happens_one_attempt_is_committed(
 ) -> None:
     """Holders are stopped anywhere, also after the check of their token, and none of them knows it."""
     store, attempts, winners = Store(tmp_path_factory.mktemp("store")), [], []
-    finish = claims.finish_commit
+    finish = Claim.finish_commit
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Claim, "check", lambda self: None)
         patch.setattr(Store, "watch", 0.0)
@@ -188,13 +188,13 @@ def test_whatever_happens_one_attempt_is_committed(
                     attempts.append(made)
             elif attempts:
                 made = attempts[number % len(attempts)]
-                patch.setattr(claims, "finish_commit", (lambda *_: None) if action == "interrupt" else finish)
+                patch.setattr(Claim, "finish_commit", (lambda *_: None) if action == "interrupt" else finish)
                 try:
                     made.commit(1.0)
                     winners.append(made.token)
                 except ClaimLostError:
                     pass
-                patch.setattr(claims, "finish_commit", finish)
+                patch.setattr(Claim, "finish_commit", finish)
         silence(store)
         claim(store, RUN)
     assert len(winners) <= 1
@@ -216,6 +216,39 @@ def test_a_commit_that_was_interrupted_is_finished_by_the_next(store: Store, mon
     assert store.state(RUN) is State.DONE
     assert store.record(RUN) == {"by": 1}
     assert (store.folder(RUN) / "model" / "config.json").exists()
+
+
+def test_the_done_marker_is_the_last_thing_that_is_written(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever its writer dies, what is left is one run to finish or one folder with nothing to tidy up."""
+    made = started(store, record='{"by": 1}')
+    with monkeypatch.context() as patch:
+        patch.setattr(claims, "write_json", _refuse)
+        with pytest.raises(KeyboardInterrupt):
+            made.commit(3.0)
+    assert names(store) == {"config.json", "record.json", "committed"}
+    assert store.state(RUN) is State.MISSING
+    assert claim(store, RUN) is None
+    assert names(store) == {"config.json", "record.json", "committed", "done"}
+
+
+def test_a_frozen_holder_leaves_no_sign_of_life_in_a_done_run(store: Store) -> None:
+    first = started(store)
+    kill_holder(store)
+    second = claim(store, RUN)
+    assert second is not None
+    second.start({})
+    second.commit(2.0)
+    (store.folder(RUN) / "heartbeat").write_text("{}")  # it was frozen between its check and its write
+    first.release()
+    assert "heartbeat" not in names(store)
+
+
+def names(store: Store) -> set[str]:
+    return {path.name for path in store.folder(RUN).iterdir()}
+
+
+def _refuse(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _interrupt_at_the_model(replace_file: object) -> object:
