@@ -1,6 +1,7 @@
-"""Peak memory of a forward pass."""
+"""Peak memory: of a forward pass, of a whole stretch of work."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from weakref import WeakSet, finalize
 
@@ -30,6 +31,41 @@ def _peak_cuda(forward: Callable[[], Any], device: torch.device) -> int:
         forward()
     torch.cuda.synchronize(device)
     return torch.cuda.max_memory_allocated(device) - before
+
+
+class PeakMemory:
+    """Most memory that this process has held since this object was made; one at a time.
+
+    CUDA: what the allocator says. CPU: the largest resident size, libraries and data included, where the system counts
+    it anew (Linux).
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._counts = device.type == "cuda" or _restart_resident_peak()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    @property
+    def bytes(self) -> int | None:
+        """The peak so far; None where it cannot be known."""
+        if not self._counts:
+            return None
+        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else _resident_peak()
+
+
+def _restart_resident_peak() -> bool:
+    """Let Linux count the largest resident size from now on (proc(5), clear_refs)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _resident_peak() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 class LiveBytes(TorchDispatchMode):

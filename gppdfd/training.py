@@ -56,7 +56,8 @@ class Hooks:
     Attributes:
         progress: called with phase, finished steps of the whole run and steps in all.
         log: called with one history entry.
-        evaluate: scores of a model; called after each recovery epoch when `select` needs it.
+        evaluate: scores of a model; called right before and right after a search's masks become binary, and after
+            each recovery epoch when `select` needs it.
         select: picks one number to maximise from those scores; None keeps the last weights.
         stepped: called after every step with the trainer, whose state may be saved then.
     """
@@ -150,7 +151,7 @@ class Trainer:
                 self._search()
         with self._timings.phase("extraction"):
             if self.keep is None:
-                self._extract(self._decide())
+                self._binarise()
         with self._timings.phase("recovery"):
             selected = self._recover()
         return self._outcome(selected)
@@ -240,6 +241,15 @@ class Trainer:
             self._step("before", self.view, None)
         for step in range(self.step - self.phases.before, self.phases.search):
             self._search_step(step)
+
+    def _binarise(self) -> None:
+        """From the masks of the last search step to the small model; what this costs is noted, if it can be told."""
+        measured = self.hooks.evaluate is not None and self.phases.search > 0
+        before = self._evaluate() if measured else None
+        self._extract(self._decide())
+        if measured:
+            noted = {"before": before, "after": self._evaluate()}
+            self.hooks.log({"phase": "search", "step": self.step, "binarisation": noted})
 
     def _decide(self) -> Keep:
         if self.phases.search and self.pruner.snapshot_due(self.phases.search):
@@ -331,8 +341,9 @@ class Trainer:
         if self.hooks.select is None or done <= 0:
             return
         if done % self._per_epoch == 0 or done == self.phases.recovery:
-            self._best.offer(self.step, self.model, self._evaluate())
-            self.model.train()
+            scores = self._evaluate()
+            self.hooks.log({"phase": "recovery", "step": self.step, "scores": scores})
+            self._best.offer(self.step, self.model, scores)
 
     @property
     def _per_epoch(self) -> int:
@@ -341,7 +352,7 @@ class Trainer:
     def _evaluate(self) -> Any:
         assert self.hooks.evaluate is not None, "selection needs Hooks.evaluate"
         scores = self.hooks.evaluate(self.model)
-        self.hooks.log({"phase": "recovery", "step": self.step, "scores": scores})
+        self.model.train()
         return scores
 
     def _step(self, phase: str, student: Viewer, masks: Masks | None, search_step: int | None = None) -> None:

@@ -29,6 +29,7 @@ from gppdfd.files import write_atomically, write_json, write_text
 from gppdfd.interface import Setting
 from gppdfd.logbook import Timings
 from gppdfd.measure import latencies
+from gppdfd.memory import PeakMemory
 from gppdfd.models import load_encoder, load_tokenizer
 from gppdfd.passes import Shape, longest_input
 from gppdfd.pruned import load_pruned, save
@@ -92,6 +93,8 @@ class Run:
         self.history: list[dict[str, Any]] = []
         self.resumed = 0
         self.device = prepare_device(config)
+        self.memory = PeakMemory(self.device)
+        self.earlier_peak: int | None = 0
         self.data, self.encoded = self._read_data(data_dir)
         self.teacher_config = config.teacher_config()
         self.teacher = self._load_teacher()
@@ -121,6 +124,7 @@ class Run:
             return None
         self.history, self.resumed = state["history"], state["resumed"] + 1
         self.checkpoints.earlier, self.timings.seconds = state["seconds"], state["timings"]
+        self.earlier_peak = state["peak_memory"]
         trainer: State = state["trainer"]
         logger.info("goes on after step %d, for the %d. time", trainer["step"], self.resumed)
         return trainer
@@ -135,6 +139,7 @@ class Run:
             "resumed": self.resumed,
             "seconds": self.seconds,
             "timings": self.timings.seconds,
+            "peak_memory": self.peak_memory,
             "history": self.history,
             "trainer": trainer.state_dict(),
         }
@@ -149,6 +154,12 @@ class Run:
     def seconds(self) -> float:
         """Duration so far, over all attempts as far as the run goes on from them."""
         return self.checkpoints.earlier + time.perf_counter() - self.started
+
+    @property
+    def peak_memory(self) -> int | None:
+        """Most bytes held so far, over all attempts; None where the system does not tell."""
+        now = self.memory.bytes
+        return None if now is None or self.earlier_peak is None else max(now, self.earlier_peak)
 
     def _read_data(self, data_dir: Path | None) -> tuple[TaskData, EncodedTask]:
         self.report(Progress("start", 0, 0))
@@ -186,9 +197,13 @@ class Run:
         )
 
     def _hooks(self) -> Hooks:
-        hooks = Hooks(progress=lambda *where: self.report(Progress(*where)), log=self._log, stepped=self._stepped)
+        hooks = Hooks(
+            progress=lambda *where: self.report(Progress(*where)),
+            log=self._log,
+            evaluate=self._selection_scores,
+            stepped=self._stepped,
+        )
         if self.config.select == "best_dev":
-            hooks.evaluate = self._selection_scores
             hooks.select = lambda scores: scores[self.selection_split][self.data.spec.primary]
         return hooks
 
@@ -248,8 +263,10 @@ class Run:
             "latency": latency_entry(trained.model, setting.student, self.config),
             "kept": kept_counts(setting.structure, trained.keep),
             "agreement": trained.agreement,
+            "binarisation": self._binarisation(),
             "data": self._data_entry(),
             "timings": {**self.timings.seconds, "total": self.seconds},
+            "peak_memory": self.peak_memory,
             "resumed": self.resumed,
             "steps": vars(trained.phases),
             "scoring_passes": trained.scoring_passes,
@@ -260,6 +277,10 @@ class Run:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "config": self.config.model_dump(mode="json"),
         }
+
+    def _binarisation(self) -> dict[str, Any] | None:
+        """Scores with the masks of the last search step and with the binary ones, before any recovery."""
+        return next((entry["binarisation"] for entry in self.history if "binarisation" in entry), None)
 
     def _labels(self) -> dict[str, Any]:
         """What a reader of records sorts and groups by."""

@@ -87,6 +87,7 @@ PAPERS = {
             Item("ablation of pruning", "gpp_ablation", "ablation_table"),
             Item("differences to GPP", "gpp_ablation", "ablation"),
             Item("the path of the indicators", "gpp_ablation", "indicators"),
+            Item("what binarisation costs", "gpp_ablation", "binarisation"),
             Item("sparsity schedules", "gpp_ablation", "schedules"),
             Item("kept structure", "gpp_ablation", "structure"),
             Item("ablation of distillation", "dfd_ablation", "ablation_table"),

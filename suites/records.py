@@ -87,6 +87,13 @@ class Selection(_Part):
     step: int
 
 
+class Binarisation(_Part):
+    """Scores with the masks of the last search step and right after these became binary, before any recovery."""
+
+    before: Scores
+    after: Scores
+
+
 class Environment(_Part):
     device: str | None = None
     precision: str | None = None
@@ -121,6 +128,7 @@ class Record(_Part):
     steps: dict[str, int] = {}
     scoring_passes: int | None = None
     peak_memory: int | None = None
+    binarisation: Binarisation | None = None
     notes: dict[str, float] = {}
     selection: Selection
     warnings: tuple[str, ...] = ()

@@ -76,6 +76,9 @@ def test_record_says_what_was_done(record: dict) -> None:
     assert record["steps"] == {"before": 0, "search": 10, "recovery": 10}
     assert record["data"]["rows"] == {"train": 320, "validation": 400}
     assert record["data"]["max_train_rows"] == 320
+    assert record["peak_memory"] > 50_000_000
+    assert set(record["binarisation"]) == {"before", "after"}
+    assert set(record["binarisation"]["after"]["validation"]) == set(task_spec("sst2").metrics)
     assert record["teacher"]["run_id"] == config().teacher_config().run_id
     assert set(record["scores"]["validation"]) == set(task_spec("sst2").metrics)
     assert record["primary"]["value"] == record["scores"]["validation"]["accuracy"]

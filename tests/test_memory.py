@@ -1,8 +1,9 @@
 """Peak memory against sums done by hand."""
 
+import pytest
 import torch
 
-from gppdfd.memory import peak_memory
+from gppdfd.memory import PeakMemory, peak_memory
 from gppdfd.passes import Shape, forward_pass
 from tests.tiny import tiny_model
 
@@ -37,3 +38,20 @@ def test_grows_with_the_batch_and_repeats_exactly() -> None:
     model = tiny_model().eval()
     small, large, again = (peak_memory(forward_pass(model, Shape(batch, 16)), CPU) for batch in (2, 4, 4))
     assert 1.9 * small < large == again
+
+
+def test_the_peak_of_a_process_is_counted_anew() -> None:
+    """Linux writes the size of resident memory in pages, and not all at once: a few MB of slack."""
+    size, slack = 200_000_000, 20_000_000
+    first = PeakMemory(CPU)
+    before = first.bytes
+    if before is None:
+        pytest.skip("this system does not count resident memory anew")
+    large = torch.ones(size // 4)
+    peak = first.bytes
+    assert peak is not None
+    assert peak - before > size - slack
+    del large
+    again = PeakMemory(CPU).bytes
+    assert again is not None
+    assert again < peak - size + slack

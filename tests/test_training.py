@@ -10,6 +10,7 @@ from gppdfd.gpp import GPP, GPPConfig
 from gppdfd.interface import distillers, pruners
 from gppdfd.masks import MaskedEncoder
 from gppdfd.optimisation import learning_rate_factor
+from gppdfd.pruned import PrunedModel
 from gppdfd.settings import Phases, TrainingConfig, plan_phases
 from gppdfd.structure import structure_of
 from gppdfd.teacher import cached_views
@@ -162,7 +163,7 @@ def test_restart_and_continue_differ() -> None:
 
 
 def test_best_weights_are_kept_when_a_rule_is_given() -> None:
-    scores = iter([0.2, 0.9, 0.5, 0.1])
+    scores = iter([1.0, 1.0, 0.2, 0.9, 0.5, 0.1])  # the first two around binarisation, with no say in this
     seen = []
 
     def evaluate(model):
@@ -172,7 +173,21 @@ def test_best_weights_are_kept_when_a_rule_is_given() -> None:
     hooks = Hooks(evaluate=evaluate, select=lambda score: score)
     trained = trainer(hooks=hooks, config={"recovery_epochs": 4.0}).run()
     assert trained.selected_step == 20
-    assert torch.equal(trained.model.classifier.weight, seen[1])
+    assert torch.equal(trained.model.classifier.weight, seen[3])
+
+
+def test_scores_are_noted_right_before_and_right_after_binarisation() -> None:
+    """The first with the masks of the last search step in force, the second of the small model; no bit changes."""
+    history: list[dict] = []
+    made = trainer(hooks=Hooks(log=history.append))
+    made.hooks.evaluate = lambda model: (isinstance(model.eval(), PrunedModel), made.encoder.masks["head"].sum())
+    trained = made.run()
+    (noted,) = (entry for entry in history if "binarisation" in entry)
+    (small_before, soft), (small_after, _) = noted["binarisation"]["before"], noted["binarisation"]["after"]
+    assert noted["step"] == trained.phases.search
+    assert (small_before, small_after) == (False, True)
+    assert float(soft) % 1 > 0, "soft masks"
+    assert torch.equal(trained.model.classifier.weight, trainer().run().model.classifier.weight)
 
 
 def test_nan_loss_ends_the_run_and_names_the_part() -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from gppdfd.drawing import style
 from suites.figures.ablation import ablation_figure
+from suites.figures.binarisation import binarisation_figure
 from suites.figures.curves import snapshot_figure
 from suites.figures.fusion import fusion_figure
 from suites.figures.indicators import indicator_figure
@@ -109,6 +110,15 @@ DRAWINGS = (
         "L0.",
         "a student with stored indicators",
         indicator_figure,
+    ),
+    Drawing(
+        "binarisation",
+        "Scores with the masks of the last search step and right after these became binary, before any recovery, and "
+        "of the finished model; means of the primary metric over tasks and seeds, each panel sorted by the loss. Masks "
+        "are those of training: random draws under L0.",
+        "a student that searched and noted both scores" + FEW,
+        binarisation_figure,
+        by_method=True,
     ),
     Drawing(
         "schedules",

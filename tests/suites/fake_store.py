@@ -154,6 +154,7 @@ def fake_record(row: Mapping[str, Any], scores: Mapping[str, Sequence[float]] | 
         "kept": {"head": [2, 2, 2, 0], "ffn": [100, 100, 50, 150]},
         "notes": fake_notes() if row["method"].endswith("+dfd") else {},
         "agreement": 1e-6,
+        "binarisation": None if row["role"] == "teacher" else fake_binarisation(named),
         "data": {
             "source": "micro",
             "content": f"content of {task}",
@@ -213,6 +214,14 @@ def write_history(folder: Path, row: Mapping[str, Any]) -> None:
         for step in steps
     ]
     (folder / "history.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+def fake_binarisation(scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Ten points below the final scores with soft masks, thirty below with binary ones."""
+    return {
+        moment: {split: {name: value - lost for name, value in found.items()} for split, found in scores.items()}
+        for moment, lost in (("before", 0.1), ("after", 0.3))
+    }
 
 
 @cache

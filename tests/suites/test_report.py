@@ -17,6 +17,7 @@ FIGURES = (
     "score_against_cost",
     "ablation",
     "indicators",
+    "binarisation",
     "schedules",
     "structure",
     "fusion_weights",

@@ -20,6 +20,7 @@ from gppdfd.drawing import save_figure, style
 from gppdfd.errors import UsageError
 from suites.figures import DRAWINGS, MOST_METHODS, Drawing
 from suites.figures.ablation import ablation_figure, differences
+from suites.figures.binarisation import binarisation_figure, passages
 from suites.figures.curves import snapshot_figure
 from suites.figures.fusion import fusion_figure, noted_matrices
 from suites.figures.indicators import indicator_figure, scheduled_sparsity, traced_runs
@@ -188,6 +189,40 @@ def test_variants_with_the_same_masks_are_shown_once(store: FakeStore) -> None:
         folder = store.finish(store.add("rte", method, 0.8))
         (folder / "indicators.parquet").touch()
     assert [run.method for run in traced_runs(results_of(store))] == [methods[0], methods[2], "l0+dfd", "upop+dfd"]
+
+
+# --- binarisation ---
+
+
+def test_scores_around_binarisation_are_means_sorted_by_their_loss(store: FakeStore) -> None:
+    for method, before, after in ((PAIR[0], 0.8, 0.75), (PAIR[1], 0.7, 0.4)):
+        for task in ("rte", "mrpc"):
+            scores = {
+                moment: {"validation": {"accuracy": value, "f1": value}}
+                for moment, value in (
+                    ("before", before),
+                    ("after", after),
+                )
+            }
+            store.finish(
+                store.add(task, method, 0.8), {"validation": [0.9, 0.9][: 1 + (task == "mrpc")]}, binarisation=scores
+            )
+    store.add("cola", PAIR[0], 0.8)
+    found = passages(results_of(store))
+    np.testing.assert_allclose([row[1:] for row in found[0.8]], [(70, 40, 90), (80, 75, 90)])
+    assert [row.label for row in found[0.8]] == [PAIR[1], f"{PAIR[0]} (2 of 3 runs)"]
+
+
+def test_the_figure_of_binarisation_is_tidy(grid: Results) -> None:
+    assert_tidy(drawn(binarisation_figure(grid)))
+
+
+def test_runs_without_scores_around_binarisation_are_left_out(store: FakeStore) -> None:
+    store.finish(store.add("rte", "none+logits", 0.8), binarisation=None)
+    assert binarisation_figure(results_of(store)) is None
+
+
+# --- single runs ---
 
 
 def test_without_traces_there_is_no_figure_of_indicators(store: FakeStore) -> None:
