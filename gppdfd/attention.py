@@ -68,6 +68,9 @@ class Layout:
         outcomes = [
             function(module, *states, attention_mask, **settings) for states in self._grouped(query, key, value, rotate)
         ]
+        if self.heads.averaging:
+            average = _mean if _means_follow(module, query, attention_mask) else function
+            outcomes.append(average(module, *self._averaged(query, value), attention_mask, **settings))
         contexts = [context.flatten(2) for context, _ in outcomes]
         context = contexts[0] if len(contexts) == 1 else torch.cat(contexts, -1)
         return context, self._ordered([weights for _, weights in outcomes])
@@ -96,7 +99,7 @@ class Layout:
     def _grouped(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rotate: Rotate | None
     ) -> Iterator[tuple[torch.Tensor, ...]]:
-        """Query, key and value [batch, heads, tokens, width] of each group."""
+        """Query, key and value [batch, heads, tokens, width] of each group of heads that attend."""
         start = 0
         for index, group in enumerate(self.heads.groups):
             part = slice(start, start + group.size)
@@ -108,13 +111,12 @@ class Layout:
                 states[:2] = [rotate(state, self._units[index]) for state in states[:2]]
             yield tuple(states)
             start += group.size
-        if self.heads.averaging:
-            averaged = value[:, None, :, start:]
-            yield (
-                averaged.new_zeros(query.shape[0], 1, query.shape[1], averaged.shape[-1]),
-                torch.zeros_like(averaged),
-                averaged,
-            )
+
+    def _averaged(self, query: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Query, key and value [batch, 1, tokens, width] of the heads without queries, side by side."""
+        averaged = value[:, None, :, self.heads.attending_size :]
+        nothing = averaged.new_zeros(query.shape[0], 1, query.shape[1], averaged.shape[-1])
+        return nothing, torch.zeros_like(averaged), averaged
 
     def _ordered(self, weights: list[torch.Tensor | None]) -> torch.Tensor | None:
         if any(part is None for part in weights):
@@ -152,6 +154,31 @@ def eager_attention(
     weights = torch.dropout(scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)), dropout, True)
     weights = weights.to(value.dtype)
     return (weights @ value).transpose(1, 2), weights
+
+
+def _means_follow(module: Any, query: torch.Tensor, mask: torch.Tensor | None) -> bool:
+    """Whether heads without queries need no softmax: the mask says which tokens they average over, without weights."""
+    if module.config._attn_implementation != "sdpa" or module.training:
+        return False
+    if mask is not None:
+        return mask.dtype == torch.bool
+    return query.shape[1] == 1 or not getattr(module, "is_causal", True)
+
+
+def _mean(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    **settings: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of zero queries: context [batch, tokens, 1, width], the mean over the tokens that each may see."""
+    if mask is None:
+        return value.mean(2, keepdim=True).expand_as(query).transpose(1, 2), None
+    seen = mask.to(value.dtype)
+    # Like the softmax of torch, zeros where nothing is seen.
+    return (seen / seen.sum(-1, keepdim=True).clamp(min=1) @ value).transpose(1, 2), None
 
 
 @cache

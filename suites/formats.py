@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gppdfd.files import write_text
 from suites.statistics import ALPHA
@@ -266,24 +266,51 @@ LATEX = Dialect(
 )
 # Shrinks a table that is too wide for the page and leaves the others as they are.
 _FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+# Nothing can shrink a table that breaks across pages, so it is set small and narrow throughout.
+_SMALL = r"\begingroup\scriptsize\setlength{\tabcolsep}{3pt}"
+MOST_ROWS = 40
+"""More rows do not fit on one page."""
 
 
 def to_latex(table: Table) -> str:
-    """A floating booktabs table with its notes below; needs the packages booktabs and graphicx."""
+    """A booktabs table with its notes below: one that floats, or one that breaks across pages if it is long."""
+    long = sum(len(block.rows) for block in table.blocks) > MOST_ROWS
+    return _to_long_latex(table) if long else _to_floating_latex(table)
+
+
+def _to_floating_latex(table: Table) -> str:
+    head, rows = _latex(table, environment="table*", position="tbp", position_float="centering").split("\\midrule\n")
+    text = head + "\\midrule\n" + _with_rules(rows, table)
+    notes = f"\\begin{{minipage}}{{\\linewidth}}\\footnotesize\\raggedright\n{_latex_notes(table)}\n\\end{{minipage}}"
+    fitted = (
+        text.replace("\\begin{tabular}", f"{_FIT}\n\\begin{{tabular}}")
+        .replace("\\end{tabular}", "\\end{tabular}}")
+        .replace("\\end{table*}", f"\\par\\smallskip{notes}\n\\end{{table*}}")
+    )
+    return "% needs \\usepackage{booktabs,graphicx}\n" + fitted
+
+
+def _to_long_latex(table: Table) -> str:
+    head, rows = _latex(table, environment="longtable").split("\\endlastfoot\n")
+    text = head + "\\endlastfoot\n" + _with_rules(rows, table)
+    notes = f"{{\\noindent\\raggedright\n{_latex_notes(table)}\n\\par}}"
+    needs = "% needs \\usepackage{booktabs,longtable}, and \\onecolumn before it where the text has two columns\n"
+    return f"{needs}{_SMALL}\n{text}{notes}\n\\endgroup\n"
+
+
+def _latex(table: Table, **environment: Any) -> str:
     import pandas as pd
 
     frame = pd.DataFrame(LATEX.grid(table), columns=_latex_heads(table))
-    text = frame.style.hide(axis="index").to_latex(
+    text: str = frame.style.hide(axis="index").to_latex(
         hrules=True,
         column_format="ll" + "r" * len(table.columns),
-        environment="table*",
-        position="tbp",
-        position_float="centering",
         caption=LATEX.escape(table.caption),
         label=f"tab:{table.name}",
         multicol_align="r",
+        **environment,
     )
-    return "% needs \\usepackage{booktabs,graphicx}\n" + _with_notes(_with_rules(text, table), table)
+    return text
 
 
 def _latex_heads(table: Table) -> "pd.Index":
@@ -299,21 +326,14 @@ def _latex_heads(table: Table) -> "pd.Index":
     return pd.MultiIndex.from_tuples([*(("", name) for name in corner), *zip(titles, parts, strict=True)])
 
 
-def _with_rules(text: str, table: Table) -> str:
+def _with_rules(rows: str, table: Table) -> str:
     """A rule between blocks."""
-    head, rows = text.split("\\midrule\n")
     lines = rows.splitlines(keepends=True)
     ends = list(accumulate(len(block.rows) for block in table.blocks))[:-1]
     for end in reversed(ends):
         lines.insert(end, "\\midrule\n")
-    return head + "\\midrule\n" + "".join(lines)
+    return "".join(lines)
 
 
-def _with_notes(text: str, table: Table) -> str:
-    notes = "\n".join(f"{note}\\\\" for note in LATEX.footnotes(table)).removesuffix("\\\\")
-    below = f"\\par\\smallskip\\begin{{minipage}}{{\\linewidth}}\\footnotesize\\raggedright\n{notes}\n\\end{{minipage}}"
-    return (
-        text.replace("\\begin{tabular}", f"{_FIT}\n\\begin{{tabular}}")
-        .replace("\\end{tabular}", "\\end{tabular}}")
-        .replace("\\end{table*}", f"{below}\n\\end{{table*}}")
-    )
+def _latex_notes(table: Table) -> str:
+    return "\n".join(f"{note}\\\\" for note in LATEX.footnotes(table)).removesuffix("\\\\")

@@ -90,6 +90,27 @@ def test_float32_agrees_within_the_tolerance(model_type: str, attention: str) ->
     assert disagreement(model, extract(model, keep), keep, [tiny_data().batch(torch.arange(9))]) < 1e-5
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_heads_without_queries_average_over_what_a_token_may_see(model_type: str, padded: bool, training: bool) -> None:
+    """With and without the softmax, under causal, local and padding masks and under none."""
+    model = tiny_model(model_type).double().train(training)
+    keep = structure_of(model).keep_all(("qk", "vo"))
+    keep["qk"][:] = False
+    keep["qk"][1, 2, 0] = True  # beside one head that attends, and alone
+    keep["vo"][:, 1, 3:] = False
+    inputs = tiny_inputs()
+    if not padded:
+        inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
+    tokens = inputs["attention_mask"].bool()
+    with torch.no_grad(), masked(model, real(keep)):
+        expected = model.base_model(**inputs).last_hidden_state
+    with torch.no_grad():
+        found = extract(model, keep).train(training).base_model(**inputs).last_hidden_state
+    torch.testing.assert_close(found[tokens], expected[tokens], rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_gradients_of_the_small_model_are_those_of_the_masked_one(model_type: str) -> None:
     model = tiny_model(model_type).double().eval()

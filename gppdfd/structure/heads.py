@@ -7,7 +7,7 @@ size are multiplied together:
 * a head's width is the larger of its query and value rows, rounded up to a multiple of 8 (never above the dense size);
   heads of one width form a group, and each group is one product;
 * all heads without queries share one: each of them averages its values over the tokens that it may see, so their values
-  lie side by side as one wide head, and the softmax is taken once.
+  lie side by side as one wide head; the softmax is taken once, or not at all where the mask alone gives the weights.
 
 `benchmarks/attention_layout.py` compares this with one padded product and with a loop.
 """

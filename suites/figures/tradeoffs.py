@@ -1,6 +1,7 @@
 """What a score costs: average score against measured speedup (with its Pareto front), and against training time."""
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from math import isnan, nan
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
@@ -115,10 +116,10 @@ def _draw(axis: "Axes", points: Sequence[Point], look: Look) -> None:
 
 
 def _draw_front(axis: "Axes", points: Sequence[Point]) -> None:
-    """The front as steps, its points with their sparsity."""
+    """The front as steps; its points tell their sparsity where it changes along the front."""
     best = front(points)
     axis.plot([point.x for point in best], [point.score for point in best], **_FRONT)
-    for point in best:
+    for point in (next(points) for _, points in groupby(best, key=lambda point: point.sparsity)):
         axis.annotate(f"{point.sparsity:g}", (point.x, point.score), (3, 5), textcoords="offset points", fontsize=7)
 
 

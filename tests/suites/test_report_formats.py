@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from suites.formats import (
     LATEX,
     MARKDOWN,
+    MOST_ROWS,
     NO_EVIDENCE,
     Block,
     Cell,
     Column,
+    Number,
     Row,
     Table,
     letters,
@@ -60,7 +62,9 @@ def markdown_numbers(table: Table) -> list[list[str]]:
 
 
 def latex_numbers(table: Table) -> list[list[str]]:
-    body = to_latex(table).split("\\midrule", 1)[1].split("\\bottomrule")[0]
+    text = to_latex(table)
+    start, end = ("\\endlastfoot", "\\end{longtable}") if "longtable}" in text else ("\\midrule", "\\bottomrule")
+    body = text.split(start, 1)[1].split(end)[0]
     cells = [re.split(r"(?<!\\)&", line, maxsplit=2)[2] for line in body.splitlines() if "&" in line]
     marks = re.compile(r"\\textsuperscript\{(?:[^{}]|\{[^{}]*\})*\}")
     return [NUMBER.findall(marks.sub("", text).replace("$-$", "-").replace(r"$\pm$", " ")) for text in cells]
@@ -169,21 +173,39 @@ def test_latex_has_the_structure_of_booktabs(rich: Results) -> None:
             assert len(re.findall(r"(?<!\\)&", line)) == len(table.columns) + 1
 
 
+def long_table() -> Table:
+    rows = tuple(Row(f"row {number}", (Cell((Number(str(number)),)),)) for number in range(2 * MOST_ROWS))
+    blocks = (Block("first", rows[:50]), Block("second", rows[50:]))
+    return Table("table_long", "Long", ("block", "row"), (Column("value"),), blocks, ("A note.",))
+
+
+def test_a_long_table_breaks_across_pages() -> None:
+    text = to_latex(long_table())
+    assert text.count("\\begin{longtable}") == text.count("\\end{longtable}") == 1
+    assert "table*" not in text
+    body = text.split("\\endlastfoot\n")[1]
+    assert [line.split(" & ")[1] for line in body.splitlines() if " & " in line] == [
+        f"row {number}" for number in range(2 * MOST_ROWS)
+    ]
+    assert body.splitlines()[50] == "\\midrule"
+    assert body.count("A note.") == 1
+
+
 def latex_works() -> bool:
     def found(package: str) -> bool:
         return subprocess.run(["kpsewhich", package], capture_output=True, check=False).returncode == 0
 
     programs = all(map(shutil.which, ("pdflatex", "kpsewhich")))
-    return programs and all(map(found, ("booktabs.sty", "graphicx.sty")))
+    return programs and all(map(found, ("booktabs.sty", "graphicx.sty", "longtable.sty")))
 
 
-@pytest.mark.skipif(not latex_works(), reason="no LaTeX with booktabs and graphicx")
+@pytest.mark.skipif(not latex_works(), reason="no LaTeX with booktabs, graphicx and longtable")
 def test_a_real_latex_compiles_the_tables(rich: Results, tables: dict[str, Table], tmp_path: Path) -> None:
     hostile = replace(main_table(rich, HOSTILE), name="table_hostile")
-    for table in (*tables.values(), hostile):
+    for table in (*tables.values(), hostile, long_table()):
         write_table(table, tmp_path)
     inputs = "\n".join(f"\\input{{{path.name}}}" for path in sorted(tmp_path.glob("*.tex")))
-    head = "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}"
+    head = "\\documentclass{article}\\usepackage{booktabs,graphicx,longtable}\\begin{document}"
     document = f"{head}{inputs}\\end{{document}}"
     (tmp_path / "all.tex").write_text(document)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
