@@ -58,6 +58,7 @@ class Depth(Pruner):
     """Keeps whole layers; extraction comes first, and the small model trains from the start."""
 
     reference = "Sanh et al. 2019, arXiv 1910.01108; Sun et al. 2019, arXiv 1908.09355"
+    revision = 2
     searches: ClassVar[bool] = False
     Config: ClassVar[type[Config]] = DepthConfig
 

@@ -163,6 +163,7 @@ class FCD(HiddenStateDistiller):
     """Feature correlation distillation, task-specific setting."""
 
     reference = "Huang et al. 2023, NeurIPS 36, FCD loss in a task-specific setting"
+    skips_removed: ClassVar[bool] = True
     Config: ClassVar[type[DistillerConfig]] = FCDConfig
 
     def begin(self, setting: Setting) -> None:

@@ -32,7 +32,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from baselines.matching import Tokens, existing_layers, only_sentence, reads_last_token, sentence_position
+from baselines.matching import Tokens, only_sentence, reads_last_token, sentence_position
 from baselines.one_to_one import one_to_one_loss
 from gppdfd.dfd import feature_distance
 from gppdfd.distilling import FeatureDistiller, HiddenStateConfig, HiddenStateDistiller, Layers, identity_map, mapped
@@ -138,7 +138,7 @@ class ALPKD(FeatureDistiller):
         return frozenset({"hidden_states"})
 
     def compare(self, student: View, teacher: View, mask: torch.Tensor | None) -> torch.Tensor:
-        existing = existing_layers(student.there)
+        existing = student.layers
         if not existing:
             return student.logits.new_zeros(())
         own = torch.stack([student.hidden_states[layer + 1] for layer in existing])

@@ -17,7 +17,7 @@ import torch
 from gppdfd.distilling import FeatureDistiller, HiddenStateConfig
 from gppdfd.errors import UsageError
 from gppdfd.interface import Setting
-from gppdfd.structure import Keep, adapter_for
+from gppdfd.structure import adapter_for
 from gppdfd.views import View, matched_layers
 
 LayerMap = Literal["identity", "uniform", "skip", "last", "random"]
@@ -30,11 +30,6 @@ class MatchingConfig(HiddenStateConfig):
     """Options of every distiller with a layer map."""
 
     layer_map: LayerMap = "uniform"
-
-
-def existing_layers(there: Keep) -> list[int]:
-    """0-based layers that still have their attention or their FFN; `there` as in `View`."""
-    return (there["mha_layer"] | there["ffn_layer"]).nonzero().flatten().tolist()
 
 
 def layer_pairs(
@@ -88,8 +83,7 @@ class MatchingDistiller(FeatureDistiller):
 
     def pairs(self, student: View, teacher: View) -> list[tuple[int, int]]:
         """0-based pairs of layers for this batch."""
-        existing, teachers = existing_layers(student.there), len(teacher.hidden_states) - 1
-        return layer_pairs(existing, teachers, self.config.layer_map, self._stream)
+        return layer_pairs(student.layers, len(teacher.hidden_states) - 1, self.config.layer_map, self._stream)
 
     def state_dict(self) -> dict[str, Any]:
         return {"stream": self._stream.get_state()}

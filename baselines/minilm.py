@@ -25,13 +25,12 @@ import torch
 from pydantic import Field
 from torch.nn.functional import kl_div
 
-from baselines.matching import existing_layers
 from gppdfd.distilling import FeatureDistiller, HiddenStateConfig
 from gppdfd.errors import UsageError
 from gppdfd.interface import DistillerConfig, NamedMethod, Setting, register_distiller, register_method
 from gppdfd.projections import attention_scores
 from gppdfd.structure import Keep, Structure
-from gppdfd.views import View
+from gppdfd.views import View, existing_layers
 
 FAR = -1e9
 """Score of a padding key: its share is exactly 0, and no difference of two of them is undefined."""

@@ -75,6 +75,7 @@ class OneToOne(HiddenStateDistiller):
     """Hidden states of every layer, matched by index."""
 
     reference = "control for DFD"
+    skips_removed: ClassVar[bool] = True
     Config: ClassVar[type[DistillerConfig]] = OneToOneConfig
 
     def features(self, student: Layers, teacher: Layers, mask: torch.Tensor | None) -> torch.Tensor:

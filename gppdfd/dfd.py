@@ -13,7 +13,8 @@ With hidden states H_l [batch, tokens, hidden] of layers l = 1..L and Sum(X) the
     loss                    L_DFD = sum_l mean((G_l - P_l)^2)
 
 The student's list is padded at its end with copies of the last layer. Weights b stay in the graph. Padding tokens leave
-sums and means (`mask_padding`; the released code keeps them in).
+sums and means (`mask_padding`; the released code keeps them in). A student of fixed depth with M of N layers takes
+G_{g(m)}, g(m) = ceil(m N / M), after the fusion over all N.
 """
 
 from collections.abc import Sequence
@@ -219,6 +220,7 @@ class DFD(HiddenStateDistiller):
     """Dual feature distillation; with `soft_weight` also soft labels."""
 
     reference = "Zhang et al. 2024, Neural Networks, 106533"
+    skips_removed: ClassVar[bool] = True
     Config: ClassVar[type[DistillerConfig]] = DFDConfig
 
     def begin(self, setting: Setting) -> None:

@@ -91,10 +91,13 @@ class FeatureDistiller(Distiller):
 class HiddenStateDistiller(FeatureDistiller):
     """Compares hidden states.
 
-    `first` is the first one that is compared: 0 is the embedding output, 1 that of the first layer.
+    `first` is the first one that is compared: 0 is the embedding output, 1 that of the first layer. With
+    `skips_removed`, a student of fixed depth is compared as the shallow model that it is: its M layers are matched with
+    the teacher's N by g(m) = ceil(m N / M). A pruned student is always compared layer by layer.
     """
 
     first: ClassVar[int] = 1
+    skips_removed: ClassVar[bool] = False
 
     @property
     def compares(self) -> frozenset[str]:
@@ -105,4 +108,10 @@ class HiddenStateDistiller(FeatureDistiller):
         """Loss part `features` of the layers' outputs; `mask` as in `compare`."""
 
     def compare(self, student: View, teacher: View, mask: torch.Tensor | None) -> torch.Tensor:
-        return self.features(student.hidden_states[self.first :], teacher.hidden_states[self.first :], mask)
+        return self.features(self._own(student), teacher.hidden_states[self.first :], mask)
+
+    def _own(self, student: View) -> Layers:
+        states = student.hidden_states
+        if self.setting.search_steps or not self.skips_removed:
+            return states[self.first :]
+        return (*states[self.first : 1], *(states[layer + 1] for layer in student.layers))

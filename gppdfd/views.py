@@ -40,6 +40,11 @@ class View:
     sentence: torch.Tensor | None = None
     there: Keep = field(default_factory=dict)
 
+    @property
+    def layers(self) -> list[int]:
+        """0-based original layers that still have their attention or their FFN."""
+        return existing_layers(self.there)
+
 
 class Observed:
     """A model called on batches, giving views; only what `needs` names is collected."""
@@ -117,6 +122,11 @@ class Observed:
         there = self._whole | {kind: units for kind, units in left.items() if kind in THERE}
         values = left["vo"].any(-1) if "vo" in left else there["head"]
         return there | {"head": there["head"] & values & there["mha_layer"][:, None]}
+
+
+def existing_layers(there: Keep) -> list[int]:
+    """0-based layers that still have their attention or their FFN; `there` as in `View`."""
+    return (there["mha_layer"] | there["ffn_layer"]).nonzero().flatten().tolist()
 
 
 def matched_layers(students: int, teachers: int) -> list[int]:

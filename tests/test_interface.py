@@ -14,7 +14,7 @@ from gppdfd.settings import TrainingConfig
 # (`revision`) of the class, or the schema version for training settings, and pin the new hash here.
 DEFAULTS = {
     "training": "456888e27f",
-    "pruner depth r1": "e55b999fae",
+    "pruner depth r2": "e55b999fae",
     "pruner cap-f r1": "3b892c90ad",
     "pruner first-order r1": "dea94a4a13",
     "pruner gpp r1": "02af597f28",

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from baselines.matching import drawn_layers, existing_layers, layer_pairs, sentence_position
+from baselines.matching import drawn_layers, layer_pairs, sentence_position
 from gppdfd.budget import Target
 from gppdfd.distilling import soft_labels
 from gppdfd.errors import UsageError
@@ -18,7 +18,7 @@ from gppdfd.settings import TrainingConfig
 from gppdfd.structure import structure_of
 from gppdfd.tasks.base import Batch
 from gppdfd.training import Trainer, task_loss
-from gppdfd.views import Observed
+from gppdfd.views import Observed, existing_layers
 from tests.one_distiller import begun, losses_on, pair, six_examples
 from tests.tiny import random_keep, tiny_data, tiny_model
 
@@ -188,6 +188,20 @@ def test_teacher_layers() -> None:
     assert matched(3, "last") == [10, 11]
     assert matched(12, "skip") == matched(12, "last") == list(range(1, 12))
     assert matched(1, "skip") == matched(1, "last") == []
+
+
+@pytest.mark.parametrize("name", ["one-to-one", "dfd(teacher_fusion=off,student_fusion=off)"])
+def test_a_student_of_fixed_depth_is_a_shallow_model(name: str) -> None:
+    """Its layers 2 and 4 learn from the teacher's 2 and 4; the copies that stand for removed layers have no loss."""
+    teacher, dense = tiny_model(seed=9, layers=4).double().eval(), tiny_model(layers=4).double().eval()
+    there = torch.tensor([False, True, False, True])
+    small = extract(dense, {"mha_layer": there, "ffn_layer": there.clone()})
+    found = losses_on(begun(name), small, teacher, six_examples())["features"]
+    needs, batch = frozenset({"hidden_states"}), six_examples()
+    own, theirs = (Observed(model, needs)(batch).hidden_states for model in (small, teacher))
+    real = batch.attention_mask.double()
+    expected = sum(((own[m] - theirs[m]).square().mean(-1) * real).sum() / real.sum() for m in (2, 4))
+    torch.testing.assert_close(found, expected)
 
 
 def test_removed_layers_are_not_counted() -> None:
