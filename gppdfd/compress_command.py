@@ -2,15 +2,14 @@
 
 import argparse
 import platform
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from gppdfd.cli import at_least_one, set_value
 from gppdfd.errors import UsageError
+from gppdfd.files import home_of, write_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from gppdfd.compression import Report
 
 REPORT = "compression.json"
+NOT_HIDDEN = ("[!.]*",)
 DEFAULT_SPARSITY = 0.95
 TARGETS = {
     "sparsity": (float, f"share of the encoder's parameters to remove (default: {DEFAULT_SPARSITY})"),
@@ -105,8 +105,9 @@ def check_output(options: argparse.Namespace) -> None:
             raise UsageError(f"--output {folder} holds {given}, which is to be read; name another folder")
     if folder.is_dir() and any(folder.iterdir()):
         _check_overwrite(folder, options.overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent).cleanup()  # fails here, not in the end
+    home = home_of(folder)
+    home.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryDirectory(prefix=".gppdfd.", dir=home).cleanup()  # fails here, not in the end
 
 
 def _check_overwrite(folder: Path, overwrite: bool) -> None:
@@ -119,26 +120,19 @@ def _check_overwrite(folder: Path, overwrite: bool) -> None:
 
 
 def write_output(folder: Path, model: "PreTrainedModel", tokenizer: Any, report: Mapping[str, Any]) -> None:
-    """Write model, tokenizer and report into `folder`, whole or not at all; what was there before is replaced."""
+    """Write model, tokenizer and report into `folder`; of what was there before, only hidden files such as .git stay.
+
+    Raises:
+        DataError: the finished files cannot be moved into `folder`; the message says where they lie.
+    """
     from gppdfd.files import write_json
     from gppdfd.pruned import save
 
-    temporary, old = (_beside(folder, ending) for ending in ("tmp", "old"))
-    try:
+    def write(temporary: Path) -> None:
         save(model, temporary, tokenizer)
         write_json(temporary / REPORT, report)
-        if folder.exists():
-            folder.replace(old)
-        temporary.replace(folder)
-    finally:
-        for left in (temporary, old):
-            shutil.rmtree(left, ignore_errors=True)
 
-
-def _beside(folder: Path, ending: str) -> Path:
-    """A path on the same disk that nothing else uses."""
-    folder = folder.resolve()
-    return folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.{ending}")
+    write_model(folder, write, replaced=NOT_HIDDEN)
 
 
 def _add_targets(parser: argparse.ArgumentParser) -> None:

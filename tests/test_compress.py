@@ -34,6 +34,7 @@ from gppdfd.tasks.micro import MODEL
 from gppdfd.tasks.table import named_rows, read_table, table_of
 from gppdfd.timing import machine
 from gppdfd.training import Trainer
+from tests.suites.test_interruptions import mounted, needs_mount
 from tests.tiny import tiny_model
 
 TOKENIZER = AutoTokenizer.from_pretrained(MODEL)
@@ -560,6 +561,41 @@ def test_command_names_the_line_of_a_broken_file(folder: Path, capsys: pytest.Ca
     assert "data.csv" in message
     assert "line 3" in message
     assert message.count("\n") == 1
+
+
+def test_command_writes_into_the_working_directory_and_through_a_link(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "real").mkdir()
+    (folder / "link").symlink_to("real")
+    monkeypatch.chdir(folder / "real")
+    assert command(folder, "--output", ".") == 0
+    (folder / "real" / ".git").mkdir()
+    (folder / "real" / "old").touch()
+    assert command(folder, "--output", str(folder / "link"), "--overwrite") == 0
+    assert load_pruned(folder / "real").config.id2label == {0: "eggs", 1: "ham", 2: "spam"}
+    assert {path.name for path in folder.iterdir()} == {"data.csv", "model", "real", "link"}
+    assert (folder / "link").is_symlink()
+    left = {path.name for path in (folder / "real").iterdir()}
+    assert {".git", "compression.json"} <= left
+    assert "old" not in left
+
+
+@needs_mount
+def test_command_writes_to_another_disk(folder: Path) -> None:
+    script = """
+        mkdir "$1/disk" && mount -t tmpfs tmpfs "$1/disk" && ln -s disk "$1/link" || exit
+        for output in disk link; do
+            "$2" -m gppdfd compress --model "$1/model" --data "$1/data.csv" --output "$1/$output" --max-length 16 \\
+                --sparsity 0.5 --method magnitude+none --epochs 1 --set training.batch_size=8 --quiet --overwrite 2>&1
+            echo "exit code $?"
+        done
+        ls -A "$1" "$1/disk"
+    """
+    told = mounted(script, str(folder), sys.executable)
+    assert told.count("exit code 0") == 2, told
+    assert {"compression.json", "config.json", "model.safetensors", "tokenizer.json"} <= set(told.split())
+    assert ".tmp" not in told
 
 
 def test_command_leaves_nothing_half_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
