@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from gppdfd import compress_command
 from gppdfd.__main__ import main
@@ -35,7 +35,7 @@ from gppdfd.tasks.table import named_rows, read_table, table_of
 from gppdfd.timing import machine
 from gppdfd.training import Trainer
 from tests.suites.test_interruptions import mounted, needs_mount
-from tests.tiny import tiny_model
+from tests.tiny import tiny_config, tiny_model
 
 TOKENIZER = AutoTokenizer.from_pretrained(MODEL)
 WORDS = sorted(word for word in TOKENIZER.get_vocab() if word.isalpha() and len(word) > 3)[-20:]
@@ -402,6 +402,28 @@ def test_evaluation_rows_are_checked_too() -> None:
     refused(DataError, "holds number labels", str(MODEL), rows(), eval_dataset=rows(NUMBERS))
     refused(DataError, "evaluation data has no rows", str(MODEL), rows(), eval_dataset=[])
     refused(UsageError, "text column 'text'", str(MODEL), rows(), text_columns="text", eval_dataset=pairs())
+
+
+def test_long_evaluation_rows_are_refused_before_training() -> None:
+    """RoBERTa has fewer positions than its config says: it counts them from behind the padding token's id."""
+    config = tiny_config("roberta")
+    config.update({"vocab_size": len(TOKENIZER), "max_position_embeddings": 20, "pad_token_id": 1})
+    model, long = AutoModelForSequenceClassification.from_config(config), rows()
+    long[5]["text"] = " ".join(WORDS * 2)
+    refused(UsageError, "max_length 20 is more than the 18 positions", model, rows(), eval_dataset=long, max_length=20)
+    assert kept(small(model, rows(), eval_dataset=long, max_length=18, method="magnitude+none"))
+    teacher = AutoModelForSequenceClassification.from_config(config)
+    teacher.config.id2label = {0: "eggs", 1: "ham", 2: "spam"}
+    options = {"eval_dataset": long, "max_length": 30, "teacher": teacher}
+    refused(UsageError, "cannot take a row of 30 tokens", tiny(), rows(), **options)
+
+
+def test_unknown_tokens_of_evaluation_rows_are_refused_before_training() -> None:
+    first, other = sorted(WORDS, key=TOKENIZER.convert_tokens_to_ids)[::19]
+    model, texts = tiny(), [f"{first} {first}"] * 24
+    model.resize_token_embeddings(TOKENIZER.convert_tokens_to_ids(other))
+    evaluation = rows(texts=replaced(texts, {3: other}))
+    refused(UsageError, "beyond the model's vocabulary", model, rows(texts=texts), eval_dataset=evaluation)
 
 
 def test_labels_of_a_test_split_are_missing() -> None:
