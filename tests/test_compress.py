@@ -314,13 +314,18 @@ def replaced(values: list[Any], changes: dict[int, Any]) -> list[Any]:
         (rows([math.inf, *map(float, range(23))]), DataError, "infinite"),
         ([*rows(), ("a", "b")], DataError, "row 0"),
         ([("a", 1), ("b",)], DataError, "row 1"),
+        (rows(replaced(NUMBERS, {3: pd.NA})), DataError, "no label in row 3"),
+        (pd.DataFrame(rows(replaced(NUMBERS, {3: None}))).convert_dtypes(), DataError, "no label in row 3"),
+        (pd.DataFrame(rows(replaced(NAMES, {3: pd.NaT}))), DataError, "no label in row 3"),
+        (pd.DataFrame(rows(texts=replaced(TEXTS, {3: pd.NA}))), DataError, "no text in row 3"),
+        (pd.DataFrame([["a", "b", 1]] * 24, columns=["text", "text", "label"]), UsageError, "columns named 'text'"),
         ("my.csv", UsageError, "is a str: give a datasets.Dataset"),
         ({"train": rows(), "test": rows()}, UsageError, "splits 'train', 'test'"),
         (rows()[:7], UsageError, "7 training rows are too few: at least 8"),
     ],
 )
 def test_bad_rows(data: Any, error: type[Exception], match: str) -> None:
-    refused(error, match, str(MODEL), data, text_columns="text" if data and data != "my.csv" else None)
+    refused(error, match, str(MODEL), data, text_columns="text" if len(data) and not isinstance(data, str) else None)
 
 
 @pytest.mark.parametrize(

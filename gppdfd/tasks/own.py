@@ -183,7 +183,9 @@ def _is_text(values: list[Any]) -> bool:
 def _missing(value: Any) -> bool:
     if isinstance(value, str):
         return not value.strip()
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):  # the markers of pandas, without importing it
+        return True
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _texts(table: Table, columns: Sequence[str]) -> tuple[list[str], ...]:
