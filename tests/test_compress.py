@@ -410,6 +410,15 @@ def test_evaluation_rows_are_checked_too() -> None:
     refused(UsageError, "text column 'text'", str(MODEL), rows(), text_columns="text", eval_dataset=pairs())
 
 
+def test_whole_evaluation_labels_may_be_written_as_real_numbers() -> None:
+    found: list[Report] = []
+    for labels in (NUMBERS, list(map(float, NUMBERS))):
+        small(str(MODEL), rows(NUMBERS), eval_dataset=rows(labels), method="magnitude+none", report=found.append)
+    assert found[0].scores == found[1].scores
+    half = rows(replaced(NUMBERS, {4: 0.5}))
+    refused(DataError, r"label '0\.5' in row 4", str(MODEL), rows(NUMBERS), eval_dataset=half)
+
+
 def test_long_evaluation_rows_are_refused_before_training() -> None:
     """RoBERTa has fewer positions than its config says: it counts them from behind the padding token's id."""
     config = tiny_config("roberta")
