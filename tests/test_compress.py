@@ -1,5 +1,6 @@
 """`compress` and its command: a real tiny run of every kind of task, and every mistake before any training."""
 
+import hashlib
 import json
 import math
 import subprocess
@@ -25,6 +26,7 @@ from gppdfd.compression import DEFAULT_TARGET, TARGETS, Report, compress, target
 from gppdfd.errors import DataError, UsageError
 from gppdfd.interface import parse_method
 from gppdfd.latency import Curve, LatencyTable, layer_sizes
+from gppdfd.models import model_content
 from gppdfd.passes import Shape
 from gppdfd.progress import PlainProgress, RichProgress
 from gppdfd.pruned import kept, load_pruned
@@ -546,6 +548,11 @@ def test_command_end_to_end(folder: Path, ending: str) -> None:
     assert report["training"]["search_epochs"] == report["training"]["recovery_epochs"] == 1
     assert report["scores"]["student"].keys() == {"accuracy", "macro_f1"}
     assert report["versions"]["torch"] == torch.__version__
+    inputs = report["inputs"]
+    assert (inputs["model"], inputs["teacher"], inputs["data"]) == ("model", None, data.name)
+    assert inputs["model_content"] == model_content(str(folder / "model"))
+    assert inputs["data_content"] == inputs["eval_data_content"] == hashlib.sha256(data.read_bytes()).hexdigest()
+    assert not [path.name for path in (folder / "out").iterdir() if str(folder).encode() in path.read_bytes()]
     assert AutoTokenizer.from_pretrained(folder / "out").get_vocab() == TOKENIZER.get_vocab()
     assert sorted(path.name for path in folder.iterdir()) == sorted(["data.csv", "model", "out", data.name])
 
