@@ -1,16 +1,16 @@
 """Prune a model on rows of your own; the folder that it writes holds model, tokenizer and `compression.json`."""
 
 import argparse
+import hashlib
 import platform
-import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from gppdfd.cli import at_least_one, set_value
 from gppdfd.errors import UsageError
+from gppdfd.files import home_of, write_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gppdfd.compression import Report
 
 REPORT = "compression.json"
+NOT_HIDDEN = ("[!.]*",)
 DEFAULT_SPARSITY = 0.95
 TARGETS = {
     "sparsity": (float, f"share of the encoder's parameters to remove (default: {DEFAULT_SPARSITY})"),
@@ -68,16 +69,18 @@ def run(options: argparse.Namespace) -> int:
 
     found: list[Report] = []
     tokenizer = Models(options.model, None).tokenizer(options.tokenizer)
+    train, evaluation = (path and read_table(path) for path in (options.data, options.eval_data))
+    about = _surroundings(options)
     small = compress(
         options.model,
-        read_table(options.data),
+        train,
         teacher=options.teacher,
         method=options.method,
         target=target,
         tokenizer=tokenizer,
         text_columns=options.text_column,
         label_column=options.label_column,
-        eval_dataset=read_table(options.eval_data) if options.eval_data else None,
+        eval_dataset=evaluation,
         training=settings,
         max_length=options.max_length,
         seed=options.seed,
@@ -86,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
         progress=not options.quiet,
         report=found.append,
     )
-    write_output(options.output, small, tokenizer, {**found[0].as_dict(), **_surroundings(options)})
+    write_output(options.output, small, tokenizer, {**found[0].as_dict(), **about})
     print(f"small model in {options.output}")
     return 0
 
@@ -105,8 +108,9 @@ def check_output(options: argparse.Namespace) -> None:
             raise UsageError(f"--output {folder} holds {given}, which is to be read; name another folder")
     if folder.is_dir() and any(folder.iterdir()):
         _check_overwrite(folder, options.overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent).cleanup()  # fails here, not in the end
+    home = home_of(folder)
+    home.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryDirectory(prefix=".gppdfd.", dir=home).cleanup()  # fails here, not in the end
 
 
 def _check_overwrite(folder: Path, overwrite: bool) -> None:
@@ -119,26 +123,19 @@ def _check_overwrite(folder: Path, overwrite: bool) -> None:
 
 
 def write_output(folder: Path, model: "PreTrainedModel", tokenizer: Any, report: Mapping[str, Any]) -> None:
-    """Write model, tokenizer and report into `folder`, whole or not at all; what was there before is replaced."""
+    """Write model, tokenizer and report into `folder`; of what was there before, only hidden files such as .git stay.
+
+    Raises:
+        DataError: the finished files cannot be moved into `folder`; the message says where they lie.
+    """
     from gppdfd.files import write_json
     from gppdfd.pruned import save
 
-    temporary, old = (_beside(folder, ending) for ending in ("tmp", "old"))
-    try:
+    def write(temporary: Path) -> None:
         save(model, temporary, tokenizer)
         write_json(temporary / REPORT, report)
-        if folder.exists():
-            folder.replace(old)
-        temporary.replace(folder)
-    finally:
-        for left in (temporary, old):
-            shutil.rmtree(left, ignore_errors=True)
 
-
-def _beside(folder: Path, ending: str) -> Path:
-    """A path on the same disk that nothing else uses."""
-    folder = folder.resolve()
-    return folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.{ending}")
+    write_model(folder, write, replaced=NOT_HIDDEN)
 
 
 def _add_targets(parser: argparse.ArgumentParser) -> None:
@@ -164,18 +161,19 @@ def _training(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _surroundings(options: argparse.Namespace) -> dict[str, Any]:
-    """What the report says beside the compression itself: inputs and versions."""
+    """What the report says beside the compression itself: inputs, never with a path of this machine, and versions."""
     import torch
     import transformers
 
     import gppdfd
+    from gppdfd.models import model_content
 
     return {
         "inputs": {
-            "model": options.model,
-            "teacher": options.teacher,
-            "data": str(options.data),
-            "eval_data": None if options.eval_data is None else str(options.eval_data),
+            **_described("model", options.model, model_content),
+            **_described("teacher", options.teacher, model_content),
+            **_described("data", options.data, _file_content),
+            **_described("eval_data", options.eval_data, _file_content),
             "text_column": options.text_column,
             "label_column": options.label_column,
             "max_length": options.max_length,
@@ -188,3 +186,17 @@ def _surroundings(options: argparse.Namespace) -> dict[str, Any]:
             "python": platform.python_version(),
         },
     }
+
+
+def _described(what: str, given: str | Path | None, content: Callable[[str], str | None]) -> dict[str, str | None]:
+    """Name of an input, without folders, and a hash of what is in it, if it is on this machine."""
+    if given is None:
+        return {what: None}
+    path = Path(given)
+    return {what: path.resolve().name if path.exists() else str(given), f"{what}_content": content(str(given))}
+
+
+def _file_content(path: str) -> str:
+    """What `sha256sum` prints."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

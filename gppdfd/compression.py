@@ -278,7 +278,7 @@ class Compression:
         self.student = models.fresh(self.spec, request.seed)
         self.teacher = models.given_teacher(self.spec, request.seed) if self.needs_teacher else None
         for model in filter(None, (self.student, self.teacher)):
-            check_tokens(model, self.encoded.train)
+            check_tokens(model, [self.encoded.train, *self.encoded.evaluations.values()])
         self.timings = Timings()
 
     def run(self) -> tuple[PreTrainedModel, Report]:

@@ -1,5 +1,6 @@
 """The models that a user gives to `compress`: checked by their configs alone, copied when they are needed."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -9,6 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from gppdfd.errors import UsageError
 from gppdfd.models import load_config, load_encoder, load_tokenizer, model_content, model_path
+from gppdfd.passes import longest_input
 from gppdfd.pruned import FIELD, load_pruned
 from gppdfd.seeds import derive_seed
 from gppdfd.structure import Structure, adapter_for
@@ -76,10 +78,10 @@ class Models:
 
     def length(self, max_length: int | None) -> int:
         """`max_length`, if the model has that many positions; None: 128, or all positions if there are fewer."""
-        positions = getattr(self.config, "max_position_embeddings", None)
+        positions = longest_input(self.config)
         if max_length is None:
-            return min(LENGTH, positions or LENGTH)
-        if positions is not None and max_length > positions:
+            return min(LENGTH, positions)
+        if max_length > positions:
             raise UsageError(f"max_length {max_length} is more than the {positions} positions of the model")
         return max_length
 
@@ -159,20 +161,21 @@ def name_of(model: Model) -> str:
 
 
 @torch.no_grad()
-def check_tokens(model: PreTrainedModel, train: Encoded) -> None:
-    """Make sure that the tokenizer is the model's and that the longest row goes through.
+def check_tokens(model: PreTrainedModel, splits: Sequence[Encoded]) -> None:
+    """Make sure that the tokenizer is the model's and that the longest row of all splits goes through.
 
     Raises:
         UsageError: token ids beyond the vocabulary, or more tokens than positions.
     """
     if getattr(model.config, "pad_token_id", None) is None:
-        model.config.pad_token_id = train.pad  # without one, classifiers on the last token refuse batches
+        model.config.pad_token_id = splits[0].pad  # without one, classifiers on the last token refuse batches
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    if (largest := int(train.tokens.max())) >= vocabulary:
+    if (largest := max(int(split.tokens.max()) for split in splits)) >= vocabulary:
         raise UsageError(
             f"token id {largest} is beyond the model's vocabulary of {vocabulary}: another model's tokenizer?"
         )
-    longest = train.batch(train.lengths.argmax()[None]).to(model.device)
+    split = max(splits, key=lambda split: int(split.lengths.max()))
+    longest = split.batch(split.lengths.argmax()[None]).to(model.device)
     try:
         Observed(model.eval())(longest)
     except (IndexError, RuntimeError) as error:

@@ -26,6 +26,9 @@ from gppdfd.timing import UNSTEADY, Machine, Rounds, Spread, TimingConfig, machi
 Part = Literal["model", "encoder"]
 """The whole model, or its layers alone: no embeddings, no pooler, no head."""
 
+CLEAR = 1 + UNSTEADY
+"""Speed-up that is no accident: steady times may be as much apart by themselves."""
+
 
 @dataclass(frozen=True)
 class Parameters:
@@ -265,28 +268,40 @@ def _flops_of(cost: Cost, length: int, part: Part) -> int:
 
 
 def launch_bound(rows: Sequence[Row]) -> list[str]:
-    """A note per length whose speed-up with one sequence is under half of that with the largest batch."""
+    """A note per length whose speed-up with one sequence is under half of that with the largest batch.
+
+    Unsteady times tell nothing, and without a clear speed-up there is none to be lost.
+    """
     return [note for length in sorted({row.shape.length for row in rows}) if (note := _bound_at(rows, length))]
 
 
 def _bound_at(rows: Sequence[Row], length: int) -> str | None:
-    speedups = {row.shape.batch: row.speedup.median for row in rows if row.shape.length == length and row.speedup}
+    speedups = {
+        row.shape.batch: row.speedup.median
+        for row in rows
+        if row.shape.length == length and row.speedup and row.speedup.steady and _steady(row)
+    }
     largest = max(speedups, default=1)
-    if 1 not in speedups or speedups[1] >= speedups[largest] / 2:
+    if 1 not in speedups or speedups[largest] < CLEAR or speedups[1] >= speedups[largest] / 2:
         return None
     return (
         f"Length {length}: {speedups[1]:.1f}x with one sequence, {speedups[largest]:.1f}x with {largest}. With one "
-        "sequence the model is launch-bound: starting operators takes longer than the arithmetic that pruning saves."
+        "sequence the model is probably launch-bound: starting operators takes longer than the arithmetic that pruning "
+        "saves."
     )
 
 
 def unsteady(rows: Sequence[Row]) -> list[str]:
     """A note that names the shapes whose times varied too much to be trusted."""
-    shaky = [row.shape for row in rows if not all(each.seconds.steady for each in (row.model, row.against) if each)]
+    shaky = [row.shape for row in rows if not _steady(row)]
     if not shaky:
         return []
     named = ", ".join(f"{shape.batch} x {shape.length}" for shape in shaky)
     return [f"Unsteady: {named} varied by more than {UNSTEADY:.0%}; other processes kept the machine busy."]
+
+
+def _steady(row: Row) -> bool:
+    return all(each.seconds.steady for each in (row.model, row.against) if each)
 
 
 def _left_out(shapes: Sequence[Shape], limit: int) -> list[str]:

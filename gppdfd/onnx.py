@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from gppdfd.errors import DataError, UsageError
 from gppdfd.files import write_atomically
+from gppdfd.passes import longest_input
 from gppdfd.structure import adapter_for
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -107,7 +108,7 @@ def _trace(model: PreTrainedModel, opset: int) -> Any:
 
 def _write(program: Any, model: PreTrainedModel, path: Path, check: bool) -> None:
     program.save(str(path))
-    sizes = ((1, TRACED[1] - 3), (3, _longest(model))) if check else ()
+    sizes = ((1, TRACED[1] - 3), (3, min(LONG, longest_input(model)))) if check else ()
     for batch, length in sizes:
         apart = difference(model, path, batch, length)
         if not apart <= TOLERANCE:
@@ -115,12 +116,6 @@ def _write(program: Any, model: PreTrainedModel, path: Path, check: bool) -> Non
                 f"the ONNX file differs from the model by {apart:.1e} (more than {TOLERANCE:.0e}) "
                 f"on {batch} x {length} tokens; nothing was written"
             )
-
-
-def _longest(model: PreTrainedModel) -> int:
-    """Tokens of the longer check. RoBERTa counts positions from behind the padding token's id."""
-    config = model.config
-    return min(LONG, config.max_position_embeddings - 1 - (config.pad_token_id or 0) % config.max_position_embeddings)
 
 
 def _random_inputs(model: PreTrainedModel, batch: int, length: int) -> Inputs:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from gppdfd.seeds import generator
 from gppdfd.structure import adapter_for
@@ -54,14 +54,10 @@ def eager_attention(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def longest_input(model: PreTrainedModel) -> int:
-    """Tokens that the model has positions for."""
-    positions: int = getattr(model.config, "max_position_embeddings", None) or 2**31
-    tables = [
-        table for table in model.modules() if isinstance(table, nn.Embedding) and table.num_embeddings == positions
-    ]
-    # RoBERTa counts its positions from behind the padding index.
-    return positions - max((table.padding_idx + 1 for table in tables if table.padding_idx is not None), default=0)
+def longest_input(model: PreTrainedModel | PretrainedConfig) -> int:
+    """Tokens that a model, or one of this config, has positions for."""
+    config = model if isinstance(model, PretrainedConfig) else model.config
+    return adapter_for(config).longest_input(config) or 2**31
 
 
 def random_inputs(model: PreTrainedModel, shape: Shape) -> dict[str, torch.Tensor]:

@@ -6,11 +6,9 @@ the dense class's own code and cut down to what `pruned_structure` in its config
 been imported, and refuse the folder by name when it has not.
 """
 
-import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 import transformers
@@ -21,7 +19,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from gppdfd.errors import DataError, UsageError
 from gppdfd.factorise import factorise
-from gppdfd.files import write_text
+from gppdfd.files import write_model, write_text
 from gppdfd.quiet import quiet
 from gppdfd.shrink import shrink
 from gppdfd.structure import ADAPTERS, PREFIX, Keep, adapter_for, structure_of
@@ -125,26 +123,27 @@ def dense_classes(model_type: str) -> dict[type[PreTrainedModel], Any]:
 
 
 def save(model: PreTrainedModel, folder: Path | str, tokenizer: Any = None) -> None:
-    """Write `model` (safetensors, config with its structure, a card if pruned) into `folder`, whole or not at all.
+    """Write `model` (safetensors, config with its structure, a card if pruned) into `folder`.
+
+    A failure while files are written changes nothing in `folder`. A model that is there is replaced, other files stay.
 
     Raises:
-        UsageError: `folder` holds something that is no model, which would be lost.
+        UsageError: `folder` holds something that is no model.
+        DataError: the finished files cannot be moved into `folder`; the message says where they lie.
     """
     folder = Path(folder)
     if folder.exists() and not (folder / "config.json").is_file() and (folder.is_file() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists and holds no model: name another folder")
-    temporary = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.tmp")
-    try:
-        with quiet():
-            model.save_pretrained(temporary)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(temporary)
-        if isinstance(model, PrunedModel):
-            _write_card(model, temporary)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    write_model(folder, lambda temporary: _write(model, temporary, tokenizer))
+
+
+def _write(model: PreTrainedModel, folder: Path, tokenizer: Any) -> None:
+    with quiet():
+        model.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    if isinstance(model, PrunedModel):
+        _write_card(model, folder)
 
 
 def _write_card(model: PreTrainedModel, folder: Path) -> None:

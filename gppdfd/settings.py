@@ -26,7 +26,7 @@ class TrainingConfig(BaseModel):
     `scoring=extra` adds them instead, as papers do.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(2e-5, gt=0)

@@ -1,5 +1,6 @@
 """`compress` and its command: a real tiny run of every kind of task, and every mistake before any training."""
 
+import hashlib
 import json
 import math
 import subprocess
@@ -16,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from gppdfd import compress_command
 from gppdfd.__main__ import main
@@ -25,6 +26,7 @@ from gppdfd.compression import DEFAULT_TARGET, TARGETS, Report, compress, target
 from gppdfd.errors import DataError, UsageError
 from gppdfd.interface import parse_method
 from gppdfd.latency import Curve, LatencyTable, layer_sizes
+from gppdfd.models import model_content
 from gppdfd.passes import Shape
 from gppdfd.progress import PlainProgress, RichProgress
 from gppdfd.pruned import kept, load_pruned
@@ -34,7 +36,8 @@ from gppdfd.tasks.micro import MODEL
 from gppdfd.tasks.table import named_rows, read_table, table_of
 from gppdfd.timing import machine
 from gppdfd.training import Trainer
-from tests.tiny import tiny_model
+from tests.suites.test_interruptions import mounted, needs_mount
+from tests.tiny import tiny_config, tiny_model
 
 TOKENIZER = AutoTokenizer.from_pretrained(MODEL)
 WORDS = sorted(word for word in TOKENIZER.get_vocab() if word.isalpha() and len(word) > 3)[-20:]
@@ -313,13 +316,18 @@ def replaced(values: list[Any], changes: dict[int, Any]) -> list[Any]:
         (rows([math.inf, *map(float, range(23))]), DataError, "infinite"),
         ([*rows(), ("a", "b")], DataError, "row 0"),
         ([("a", 1), ("b",)], DataError, "row 1"),
+        (rows(replaced(NUMBERS, {3: pd.NA})), DataError, "no label in row 3"),
+        (pd.DataFrame(rows(replaced(NUMBERS, {3: None}))).convert_dtypes(), DataError, "no label in row 3"),
+        (pd.DataFrame(rows(replaced(NAMES, {3: pd.NaT}))), DataError, "no label in row 3"),
+        (pd.DataFrame(rows(texts=replaced(TEXTS, {3: pd.NA}))), DataError, "no text in row 3"),
+        (pd.DataFrame([["a", "b", 1]] * 24, columns=["text", "text", "label"]), UsageError, "columns named 'text'"),
         ("my.csv", UsageError, "is a str: give a datasets.Dataset"),
         ({"train": rows(), "test": rows()}, UsageError, "splits 'train', 'test'"),
         (rows()[:7], UsageError, "7 training rows are too few: at least 8"),
     ],
 )
 def test_bad_rows(data: Any, error: type[Exception], match: str) -> None:
-    refused(error, match, str(MODEL), data, text_columns="text" if data and data != "my.csv" else None)
+    refused(error, match, str(MODEL), data, text_columns="text" if len(data) and not isinstance(data, str) else None)
 
 
 @pytest.mark.parametrize(
@@ -332,6 +340,7 @@ def test_bad_rows(data: Any, error: type[Exception], match: str) -> None:
         ({"method": "gpp+dfx"}, "Did you mean 'dfd'"),
         ({"training": {"learning_rat": 1}}, "learning_rate"),
         ({"training": {"batch_size": 0}}, "batch_size"),
+        ({"training": {"search_epochs": math.inf}}, "training: search_epochs: Input should be a finite number"),
         ({"method": "none+dfd"}, "cannot meet"),
         ({"target": {"sparsity": 0.9999}}, r"cannot meet the target sparsity=0\.9999"),
         ({"max_length": 500}, "more than the 64 positions"),
@@ -401,6 +410,37 @@ def test_evaluation_rows_are_checked_too() -> None:
     refused(DataError, "holds number labels", str(MODEL), rows(), eval_dataset=rows(NUMBERS))
     refused(DataError, "evaluation data has no rows", str(MODEL), rows(), eval_dataset=[])
     refused(UsageError, "text column 'text'", str(MODEL), rows(), text_columns="text", eval_dataset=pairs())
+
+
+def test_whole_evaluation_labels_may_be_written_as_real_numbers() -> None:
+    found: list[Report] = []
+    for labels in (NUMBERS, list(map(float, NUMBERS))):
+        small(str(MODEL), rows(NUMBERS), eval_dataset=rows(labels), method="magnitude+none", report=found.append)
+    assert found[0].scores == found[1].scores
+    half = rows(replaced(NUMBERS, {4: 0.5}))
+    refused(DataError, r"label '0\.5' in row 4", str(MODEL), rows(NUMBERS), eval_dataset=half)
+
+
+def test_long_evaluation_rows_are_refused_before_training() -> None:
+    """RoBERTa has fewer positions than its config says: it counts them from behind the padding token's id."""
+    config = tiny_config("roberta")
+    config.update({"vocab_size": len(TOKENIZER), "max_position_embeddings": 20, "pad_token_id": 1})
+    model, long = AutoModelForSequenceClassification.from_config(config), rows()
+    long[5]["text"] = " ".join(WORDS * 2)
+    refused(UsageError, "max_length 20 is more than the 18 positions", model, rows(), eval_dataset=long, max_length=20)
+    assert kept(small(model, rows(), eval_dataset=long, max_length=18, method="magnitude+none"))
+    teacher = AutoModelForSequenceClassification.from_config(config)
+    teacher.config.id2label = {0: "eggs", 1: "ham", 2: "spam"}
+    options = {"eval_dataset": long, "max_length": 30, "teacher": teacher}
+    refused(UsageError, "cannot take a row of 30 tokens", tiny(), rows(), **options)
+
+
+def test_unknown_tokens_of_evaluation_rows_are_refused_before_training() -> None:
+    first, other = sorted(WORDS, key=TOKENIZER.convert_tokens_to_ids)[::19]
+    model, texts = tiny(), [f"{first} {first}"] * 24
+    model.resize_token_embeddings(TOKENIZER.convert_tokens_to_ids(other))
+    evaluation = rows(texts=replaced(texts, {3: other}))
+    refused(UsageError, "beyond the model's vocabulary", model, rows(texts=texts), eval_dataset=evaluation)
 
 
 def test_labels_of_a_test_split_are_missing() -> None:
@@ -508,6 +548,11 @@ def test_command_end_to_end(folder: Path, ending: str) -> None:
     assert report["training"]["search_epochs"] == report["training"]["recovery_epochs"] == 1
     assert report["scores"]["student"].keys() == {"accuracy", "macro_f1"}
     assert report["versions"]["torch"] == torch.__version__
+    inputs = report["inputs"]
+    assert (inputs["model"], inputs["teacher"], inputs["data"]) == ("model", None, data.name)
+    assert inputs["model_content"] == model_content(str(folder / "model"))
+    assert inputs["data_content"] == inputs["eval_data_content"] == hashlib.sha256(data.read_bytes()).hexdigest()
+    assert not [path.name for path in (folder / "out").iterdir() if str(folder).encode() in path.read_bytes()]
     assert AutoTokenizer.from_pretrained(folder / "out").get_vocab() == TOKENIZER.get_vocab()
     assert sorted(path.name for path in folder.iterdir()) == sorted(["data.csv", "model", "out", data.name])
 
@@ -539,6 +584,8 @@ def test_command_overwrites_its_own_output(folder: Path) -> None:
         (["--output", "{}/data.csv"], "is a file"),
         (["--label-column", "lable"], "Did you mean 'label'"),
         (["--set", "training.learning_rat=1"], "learning_rate"),
+        (["--epochs", "inf"], "search_epochs: Input should be a finite number"),
+        (["--set", "training.clip_norm=.nan"], "clip_norm: Input should be a finite number"),
         (["--set", "learning_rate=1"], "write training.KEY=VALUE"),
         (["--set", "training.learning_rate"], "KEY=VALUE"),
         (["--outptu", "x"], "unknown option '--outptu'. Did you mean '--output'"),
@@ -560,6 +607,41 @@ def test_command_names_the_line_of_a_broken_file(folder: Path, capsys: pytest.Ca
     assert "data.csv" in message
     assert "line 3" in message
     assert message.count("\n") == 1
+
+
+def test_command_writes_into_the_working_directory_and_through_a_link(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "real").mkdir()
+    (folder / "link").symlink_to("real")
+    monkeypatch.chdir(folder / "real")
+    assert command(folder, "--output", ".") == 0
+    (folder / "real" / ".git").mkdir()
+    (folder / "real" / "old").touch()
+    assert command(folder, "--output", str(folder / "link"), "--overwrite") == 0
+    assert load_pruned(folder / "real").config.id2label == {0: "eggs", 1: "ham", 2: "spam"}
+    assert {path.name for path in folder.iterdir()} == {"data.csv", "model", "real", "link"}
+    assert (folder / "link").is_symlink()
+    left = {path.name for path in (folder / "real").iterdir()}
+    assert {".git", "compression.json"} <= left
+    assert "old" not in left
+
+
+@needs_mount
+def test_command_writes_to_another_disk(folder: Path) -> None:
+    script = """
+        mkdir "$1/disk" && mount -t tmpfs tmpfs "$1/disk" && ln -s disk "$1/link" || exit
+        for output in disk link; do
+            "$2" -m gppdfd compress --model "$1/model" --data "$1/data.csv" --output "$1/$output" --max-length 16 \\
+                --sparsity 0.5 --method magnitude+none --epochs 1 --set training.batch_size=8 --quiet --overwrite 2>&1
+            echo "exit code $?"
+        done
+        ls -A "$1" "$1/disk"
+    """
+    told = mounted(script, str(folder), sys.executable)
+    assert told.count("exit code 0") == 2, told
+    assert {"compression.json", "config.json", "model.safetensors", "tokenizer.json"} <= set(told.split())
+    assert ".tmp" not in told
 
 
 def test_command_leaves_nothing_half_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,10 +121,19 @@ def test_launch_bound_needs_batch_one_and_a_comparison() -> None:
     assert launch_bound([replace(row(1, 1.0), speedup=None)]) == []
 
 
+def test_launch_bound_is_not_said_of_noise() -> None:
+    """A model against itself, and times that other processes disturbed."""
+    assert launch_bound([row(1, 0.5), row(32, 1.1)]) == []
+    assert len(launch_bound([row(1, 1.0), row(32, 10.0)])) == 1
+    assert launch_bound([shaky(row(1, 1.0)), row(32, 10.0)]) == []
+    assert launch_bound([row(1, 1.0), shaky(row(32, 10.0))]) == []
+    unsteady_ratio = replace(row(1, 1.0), speedup=Spread(1.0, 0.5, 4.0, 5))
+    assert launch_bound([unsteady_ratio, row(32, 10.0)]) == []
+
+
 @pytest.mark.parametrize(("high", "noted"), [(1.2, False), (1.3, True)])
 def test_unsteady_times_are_named(high: float, noted: bool) -> None:
-    shaky = replace(row(4, 2.0), model=Timed(Spread(1.0, 1.0, high, 5), memory=0))
-    notes = unsteady([row(1, 2.0), shaky])
+    notes = unsteady([row(1, 2.0), shaky(row(4, 2.0), high)])
     assert bool(notes) == noted
     assert all("4 x 16" in note and "1 x 16" not in note for note in notes)
 
@@ -157,3 +166,8 @@ def test_measures_on_a_gpu() -> None:
     report = measure(tiny_model().cuda(), [Shape(2, 8)], BRIEF)
     assert report.machine.device == torch.cuda.get_device_name()
     assert report.rows[0].model.memory > 0
+
+
+def shaky(steady: Row, high: float = 2.0) -> Row:
+    """`steady` with times whose upper quartile lies at `high`."""
+    return replace(steady, model=Timed(Spread(1.0, 1.0, high, 5), memory=0))

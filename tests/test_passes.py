@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 from gppdfd.extraction import extract
 from gppdfd.passes import Shape, eager_attention, encoder_pass, forward_pass, longest_input, prepared, random_inputs
 from gppdfd.structure import adapter_for
-from tests.tiny import VOCABULARY, random_keep, tiny_model
+from tests.tiny import VOCABULARY, random_keep, tiny_config, tiny_model
 
 MODEL_TYPES = ("bert", "roberta", "electra")
 
@@ -47,6 +47,14 @@ def test_longest_input_runs_and_one_token_more_does_not(model_type: str) -> None
     forward_pass(model, Shape(1, longest))()
     with pytest.raises((IndexError, RuntimeError)):
         forward_pass(model, Shape(1, longest + 1))()
+
+
+def test_positions_are_not_taken_for_a_vocabulary_of_the_same_size() -> None:
+    config = tiny_config("bert")
+    config.vocab_size = config.max_position_embeddings
+    model = AutoModel.from_config(config)
+    assert longest_input(model) == longest_input(config) == 40
+    assert longest_input(tiny_config("roberta")) == 39
 
 
 def test_model_comes_back_as_it_was() -> None:

@@ -43,6 +43,7 @@ from gppdfd.pruned import FIELD, PrunedModel, kept, load_pruned, save
 from gppdfd.structure import KINDS, Keep, adapter_for, structure_of
 from gppdfd.structure.kept import describe, read, read_ranges, write_ranges
 from gppdfd.tasks import micro
+from tests.suites.test_interruptions import mounted, needs_mount
 from tests.tiny import MODEL_TYPES, keeps, main_output, random_keep, tiny_inputs, tiny_model
 
 KIND_SETS = [("head", "ffn"), ("qk", "vo", "ffn"), ("hidden",), ("mha_layer",), ("ffn_layer",), KINDS]
@@ -614,3 +615,70 @@ def test_saving_replaces_models_and_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no model"):
         save(model, tmp_path / "notes")
     assert (tmp_path / "notes" / "thesis.tex").is_file()
+
+
+def test_other_files_of_a_model_folder_stay(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    save(tiny_pruned(), folder, AutoTokenizer.from_pretrained(micro.MODEL))
+    (folder / ".git").mkdir()
+    (folder / ".git" / "HEAD").write_text("ref: refs/heads/main")
+    (folder / "model-00001-of-00002.safetensors").touch()
+    (folder / "model.safetensors.index.json").write_text("{}")
+    before = {path.name for path in folder.iterdir()}
+    model = tiny_pruned("roberta")
+    save(model, folder)
+    stale = {"model-00001-of-00002.safetensors", "model.safetensors.index.json"}
+    assert {path.name for path in folder.iterdir()} == before - stale
+    assert (folder / ".git" / "HEAD").is_file()
+    assert torch.equal(main_output(load_pruned(folder)), main_output(model))
+
+
+def test_saving_into_the_working_directory_and_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.chdir(tmp_path / "real")
+    for folder in (Path(), tmp_path / "link"):
+        save(tiny_pruned(), folder)
+        load_pruned(tmp_path / "real")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+    assert (tmp_path / "link").is_symlink()
+    assert not list((tmp_path / "real").glob(".*"))
+
+
+@needs_mount
+def test_saving_at_a_mount_point(tmp_path: Path) -> None:
+    script = """
+        mkdir "$1/model" && mount -t tmpfs tmpfs "$1/model" || exit
+        "$2" -c '
+import sys
+from gppdfd.pruned import load_pruned, save
+from tests.tiny import tiny_model
+for labels in (3, 2):
+    save(tiny_model(labels=labels), sys.argv[1])
+    print(load_pruned(sys.argv[1]).config.num_labels)
+' "$1/model"
+        ls -A "$1/model"
+    """
+    assert mounted(script, str(tmp_path), sys.executable).split() == ["3", "2", "config.json", "model.safetensors"]
+
+
+def test_a_model_that_cannot_be_moved_is_kept_where_it_was_written(tmp_path: Path) -> None:
+    folder, model = tmp_path / "model", tiny_pruned()
+    save(model, folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").mkdir()
+    with pytest.raises(DataError, match=r"the new model lies in .*, apart from") as told:
+        save(model, folder)
+    kept_in = re.search(r"lies in (\S+),", str(told.value))
+    assert kept_in is not None
+    assert torch.equal(main_output(load_pruned(kept_in[1])), main_output(model))
+
+
+def test_a_failure_while_files_are_written_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, model = tmp_path / "model", tiny_pruned()
+    save(model, folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr("gppdfd.pruned._write_card", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save(tiny_pruned("roberta"), folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -177,6 +177,10 @@ class Adapter(ABC):
     def structure(self, config: PretrainedConfig) -> Structure:
         """Units of the dense model that `config` describes."""
 
+    def longest_input(self, config: PretrainedConfig) -> int | None:
+        """Tokens that a model of this config has positions for; None: any number."""
+        return getattr(config, "max_position_embeddings", None)
+
     @abstractmethod
     def layers(self, model: nn.Module) -> list[Layer]:
         """Parts of every layer, in order."""

@@ -101,6 +101,12 @@ class RobertaAdapter(BertAdapter):
         r":lm_head\.dense$": Site(None, "hidden"),
     }
 
+    def longest_input(self, config: PretrainedConfig) -> int | None:
+        """Positions are counted from behind the padding token's id."""
+        positions: int = config.max_position_embeddings
+        padding: int | None = config.pad_token_id
+        return positions if padding is None else positions - 1 - padding
+
 
 class ElectraAdapter(BertAdapter):
     """BERT whose embeddings may be narrower than its layers; then a map of their own widens them."""

@@ -183,7 +183,9 @@ def _is_text(values: list[Any]) -> bool:
 def _missing(value: Any) -> bool:
     if isinstance(value, str):
         return not value.strip()
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):  # the markers of pandas, without importing it
+        return True
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _texts(table: Table, columns: Sequence[str]) -> tuple[list[str], ...]:
@@ -239,7 +241,7 @@ def _coding(labels: Labels, heads: Sequence[Head]) -> Coding:
     binding = [head for head in heads if head.binding]
     if labels.kind == "real" or any(head.outputs == 1 for head in binding):
         _check_regression(labels, binding)
-        if labels.kind == "real" and all(value == int(value) for value in labels.values):
+        if labels.kind == "real" and _whole(labels):
             logger.warning(
                 "%s: real numbers, so this is a regression; make them whole numbers for classes", labels.where
             )
@@ -324,7 +326,13 @@ def _check_variety(labels: Labels, spec: TaskSpec) -> None:
 
 
 def _like(labels: Labels, train: Labels) -> Labels:
-    """Evaluation labels under the names that the training table declares for its numbers."""
+    """Evaluation labels as the training table has them: whole where its are, by the names that it declares."""
     if labels.kind != train.kind and "text" in (labels.kind, train.kind):
         raise DataError(f"{labels.where} holds {labels.kind} labels, {train.where} {train.kind} ones")
+    if train.kind == "number" and _whole(labels):
+        labels = replace(labels, kind="number", values=list(map(int, labels.values)))
     return replace(labels, declared=labels.declared or train.declared) if labels.kind == "number" else labels
+
+
+def _whole(labels: Labels) -> bool:
+    return labels.kind != "text" and all(value == int(value) for value in labels.values)

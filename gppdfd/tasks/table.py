@@ -21,7 +21,7 @@ class Table:
         where: file or argument that the rows come from, for messages.
         names: column names, in order.
         rows: number of rows.
-        column: values of a column, as Python objects; a missing one is None or NaN.
+        column: values of a column, as Python objects; a missing one is None, NaN, or NA or NaT of pandas.
         classes: by label column, the class names that the table itself declares (a `ClassLabel` of `datasets`).
     """
 
@@ -46,7 +46,7 @@ def table_of(rows: Any, where: str, label_column: str = "label") -> Table:
     if _is_a(rows, "datasets", "Dataset"):
         return _from_dataset(rows, where)
     if _is_a(rows, "pandas", "DataFrame"):
-        return _from_columns(where, {str(name): rows[name].tolist() for name in rows.columns})
+        return _from_frame(rows, where)
     if isinstance(rows, Mapping) and rows:
         raise UsageError(f"{where} has the splits {', '.join(map(repr, rows))}: give one of them")
     if isinstance(rows, list | tuple):
@@ -89,6 +89,13 @@ def _is_a(value: Any, module: str, name: str) -> bool:
 def _from_columns(where: str, columns: Mapping[str, list[Any]]) -> Table:
     rows = max(map(len, columns.values()), default=0)
     return Table(where, tuple(columns), rows, columns.__getitem__)
+
+
+def _from_frame(frame: Any, where: str) -> Table:
+    names = [str(name) for name in frame.columns]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"{where} has several columns named {', '.join(map(repr, repeated))}: rename or drop them")
+    return _from_columns(where, {name: frame.iloc[:, place].tolist() for place, name in enumerate(names)})
 
 
 def _from_dataset(dataset: Any, where: str) -> Table:
