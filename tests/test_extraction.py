@@ -1,5 +1,7 @@
 """Masks and extraction: the small model computes what the masked one did, for every architecture, head and kind."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -88,6 +90,16 @@ def test_float32_agrees_within_the_tolerance(model_type: str, attention: str) ->
     model = tiny_model(model_type, attention=attention).eval()
     keep = random_keep(model, 0.5, kinds=KINDS)
     assert disagreement(model, extract(model, keep), keep, [tiny_data().batch(torch.arange(9))]) < 1e-5
+
+
+def test_masks_of_the_comparison_lie_where_the_model_does(monkeypatch) -> None:
+    """A keep is on the CPU, and a product of it with states on a GPU would fail."""
+    taken: list[Masks] = []
+    monkeypatch.setattr("gppdfd.extraction.masked", lambda model, masks: taken.append(masks) or nullcontext())
+    monkeypatch.setattr("gppdfd.extraction._logits", lambda model, batch: torch.ones(1))
+    model = tiny_model().to("meta")
+    disagreement(model, model, random_keep(model, kinds=KINDS), [tiny_data().batch(torch.arange(2))])
+    assert {values.device for values in taken[0].values()} == {torch.device("meta")}
 
 
 @pytest.mark.parametrize("training", [False, True])
