@@ -132,6 +132,7 @@ class Trainer:
             regression=regression,
             loop=self.services,
         )
+        self._observed_teacher: Observed | None = None
         self.teacher = self._teacher_viewer(teacher)
         self.step = 0
         self.keep: Keep | None = None
@@ -142,7 +143,14 @@ class Trainer:
         self._trace = IndicatorTrace(self.setting.structure, self.phases.search, generator(seed, "trace"))
 
     def run(self, state: State | None = None) -> Trained:
-        """Train through all phases, from the beginning or from a `state_dict`."""
+        """Train through all phases, from the beginning or from a `state_dict`; the teacher is left without hooks."""
+        try:
+            return self._run(state)
+        finally:
+            if self._observed_teacher is not None:
+                self._observed_teacher.remove()
+
+    def _run(self, state: State | None) -> Trained:
         with self._timings.phase("search"):
             self.begin()
             if state is not None:
@@ -417,9 +425,14 @@ class Trainer:
         if teacher is None:
             raise UsageError(f"distiller {type(self.distiller).__name__} needs a teacher")
         teacher = teacher.to(self.device).train("teacher_dropout" in needs).requires_grad_(False)
-        live = without_gradient(Observed(teacher, needs), self.autocast)
+        observed = Observed(teacher, needs)
+        live = without_gradient(observed, self.autocast)
         if self.config.cache_teacher and not needs & {"padding", "teacher_dropout"}:
-            return cached_views(live, teacher, self.train, needs, self.device, self.precision)
+            try:
+                return cached_views(live, teacher, self.train, needs, self.device, self.precision)
+            finally:
+                observed.remove()
+        self._observed_teacher = observed
         return live
 
     def _batches_from(self, step: int) -> Iterator[Batch]:
