@@ -56,8 +56,8 @@ class Hooks:
     Attributes:
         progress: called with phase, finished steps of the whole run and steps in all.
         log: called with one history entry.
-        evaluate: scores of a model; called right before and right after a search's masks become binary, and after
-            each recovery epoch when `select` needs it.
+        evaluate: scores of a model; called right before a search's masks become binary, with those that the pruner
+            evaluates with, right after, and after each recovery epoch when `select` needs it.
         select: picks one number to maximise from those scores; None keeps the last weights.
         stepped: called after every step with the trainer, whose state may be saved then.
     """
@@ -253,7 +253,7 @@ class Trainer:
     def _binarise(self) -> None:
         """From the masks of the last search step to the small model; what this costs is noted, if it can be told."""
         measured = self.hooks.evaluate is not None and self.phases.search > 0
-        before = self._evaluate() if measured else None
+        before = self._evaluate_masked() if measured else None
         self._extract(self._decide())
         if measured:
             noted = {"before": before, "after": self._evaluate()}
@@ -362,6 +362,10 @@ class Trainer:
         scores = self.hooks.evaluate(self.model)
         self.model.train()
         return scores
+
+    def _evaluate_masked(self) -> Any:
+        with self.services.as_evaluated():
+            return self._evaluate()
 
     def _step(self, phase: str, student: Viewer, masks: Masks | None, search_step: int | None = None) -> None:
         batch = next(self._batches)
