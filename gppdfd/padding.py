@@ -51,11 +51,30 @@ def without_outputs(module: nn.Module) -> None:
     module.__class__ = _padded_class(type(module), _Nothing)  # type: ignore[arg-type]
 
 
+class Constant:
+    """A tensor on the CPU with a copy on every other device that asked for it: replicas of a model share it."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self._values = values
+        self._copies: dict[torch.device, torch.Tensor] = {}
+
+    def on(self, device: torch.device) -> torch.Tensor:
+        """The tensor on `device`; copied there once, as each copy would make the host wait."""
+        if device == self._values.device:
+            return self._values
+        if device not in self._copies:
+            self._copies[device] = self._values.to(device)
+        return self._copies[device]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_values": self._values, "_copies": {}}
+
+
 class Padding:
     """Rows and rows of zeros in the order of `places`; a place behind the last row is a row of zeros."""
 
     def __init__(self, places: list[int], rows: int) -> None:
-        self._places = torch.tensor(places)
+        self._places = Constant(torch.tensor(places))
         # Zeros at the end only, the common case, take no index: that is cheaper in the backward pass.
         self._extra = len(places) - rows if places == filled(range(rows), len(places), rows) else None
         self._rows = rows
@@ -64,14 +83,19 @@ class Padding:
         """Rows of a weight [rows, ...] (or entries of a bias) -> [places, ...]."""
         if self._extra is not None:
             return _pad_rows(weight, self._extra)
-        self._places = self._places.to(weight.device)
-        return _pad_rows(weight, 1).index_select(0, self._places)
+        return _pad_rows(weight, 1).index_select(0, self._places.on(weight.device))
+
+    def outputs(self, states: torch.Tensor) -> torch.Tensor:
+        """Features in the order of the places: [..., rows] -> [..., places]."""
+        if self._extra is not None:
+            return pad(states, (0, self._extra))
+        return pad(states, (0, 1)).index_select(-1, self._places.on(states.device))
 
     def taken_out(self, padded: torch.Tensor) -> torch.Tensor:
         """Features in the order of the rows again: [..., places] -> [..., rows]."""
         if self._extra is not None:
             return padded[..., : self._rows]
-        return padded.index_select(-1, self._places.argsort()[: self._rows].to(padded.device))
+        return padded.index_select(-1, self._places.on(padded.device).argsort()[: self._rows])
 
 
 class _PaddedOutputs:
