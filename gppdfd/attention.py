@@ -6,7 +6,6 @@ come from one product, and each group of heads is handed to the attention functi
 """
 
 from collections.abc import Callable, Iterator
-from functools import cache
 from itertools import accumulate
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch.nn.functional import linear
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
-from gppdfd.padding import Constant, Padding, filled, outputs_first, pad_inputs, without_inputs
+from gppdfd.padding import Constant, Padding, change_forward, filled, outputs_first, pad_inputs, without_inputs
 from gppdfd.structure.heads import Group, Heads
 from gppdfd.structure.passing import count_tokens
 
@@ -132,7 +131,7 @@ class Layout:
 def lay_out(attention: nn.Module, output: nn.Module, layout: Layout, forward: Callable) -> None:
     """Make `attention` run `forward` with `layout`, and its `output` projection take the padded context."""
     attention.layout = layout  # type: ignore[assignment]
-    attention.__class__ = _grouped_class(type(attention), forward)  # type: ignore[arg-type]
+    change_forward(attention, forward, "Grouped")
     if not layout.heads:
         without_inputs(output)
         return
@@ -188,12 +187,6 @@ def _mean(
     seen = mask.to(value.dtype)
     # Like the softmax of torch, zeros where nothing is seen.
     return (seen / seen.sum(-1, keepdim=True).clamp(min=1) @ value).transpose(1, 2), None
-
-
-@cache
-def _grouped_class(dense: Any, forward: Any) -> Any:
-    """Subclass of an attention's own class, so that transformers goes on to recognise it."""
-    return type(f"Grouped{dense.__name__}", (dense,), {"forward": forward, "__module__": __name__})
 
 
 def _projection_rows(heads: Heads) -> list[int]:
