@@ -236,7 +236,7 @@ def adam_settings(steps: int) -> dict[str, Any]:
 class L0(Pruner):
     """Learns masks under a Lagrangian on the expected sparsity, and folds their soft values in the end."""
 
-    revision = 2
+    revision = 3
     reference = "Xia et al. 2022, ACL, arXiv 2204.00408"
     Config: ClassVar[type[Config]] = L0Config
 
@@ -279,6 +279,10 @@ class L0(Pruner):
         self._due = self.sparsity(step)
         return {kind: sampled_masks(values, self._uniform(kind)) for kind, values in self._logits.items()}
 
+    def evaluation_masks(self) -> Masks:
+        """The deterministic ones: a draw would score a model that nobody gets."""
+        return _on(self.setting.device, deterministic_masks(self._final()))
+
     def loss(self, masks: Masks | None) -> torch.Tensor | None:
         if masks is None:
             return None
@@ -293,7 +297,7 @@ class L0(Pruner):
         return {kind: settled[kind] for kind in keep}
 
     def folded(self) -> Masks:
-        return {kind: soft_values(values).float().to(self.setting.device) for kind, values in self._final().items()}
+        return _on(self.setting.device, {kind: soft_values(values) for kind, values in self._final().items()})
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         return self._optimizers
@@ -335,3 +339,7 @@ class L0(Pruner):
         """Log-alphas in bounds, in float64 on the CPU: counts hang on their sums."""
         self._bound()
         return {kind: values.detach().double().cpu() for kind, values in self._logits.items()}
+
+
+def _on(device: torch.device, masks: Masks) -> Masks:
+    return {kind: values.float().to(device) for kind, values in masks.items()}

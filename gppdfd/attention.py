@@ -6,7 +6,6 @@ come from one product, and each group of heads is handed to the attention functi
 """
 
 from collections.abc import Callable, Iterator
-from functools import cache
 from itertools import accumulate
 from typing import Any
 
@@ -14,8 +13,9 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.pytorch_utils import Conv1D
 
-from gppdfd.padding import Padding, filled, outputs_first, pad_inputs, without_inputs
+from gppdfd.padding import Constant, Padding, change_forward, filled, outputs_first, pad_inputs, without_inputs
 from gppdfd.structure.heads import Group, Heads
 from gppdfd.structure.passing import count_tokens
 
@@ -28,17 +28,17 @@ class Layout:
 
     Args:
         heads: the kept heads.
-        projections: modules that give queries, keys and values, one each or one for all three.
+        projections: names, in the attention module, of what gives queries, keys and values: one each or one for all.
 
     `observer`, where set, is handed the kept queries, keys and values [batch, tokens, rows], side by side.
     """
 
-    def __init__(self, heads: Heads, projections: list[Any]) -> None:
+    def __init__(self, heads: Heads, *projections: str) -> None:
         self.heads, self._projections = heads, projections
         self._pad = Padding(_projection_rows(heads), 2 * sum(heads.qk) + sum(heads.vo))
         order = [head for group in self._all for head in group.heads]
-        self._order = torch.tensor(order).argsort() if order else torch.tensor(order)
-        self._units = [torch.tensor(_turned(heads, group)) for group in heads.groups]
+        self._order = Constant(torch.tensor(order).argsort() if order else torch.tensor(order))
+        self._units = [Constant(torch.tensor(_turned(heads, group))) for group in heads.groups]
         self.observer: Callable[[torch.Tensor], None] | None = None
 
     def attend(
@@ -54,12 +54,12 @@ class Layout:
         """Context of all heads [batch, tokens, padded dims] and, from eager attention, weights in the heads' order.
 
         Args:
-            module: the attention module, which the attention function asks for its settings.
+            module: the attention module, which has the projections, and which the attention function asks for settings.
             cache: keys and values of earlier tokens, as in transformers.
         """
         if not self.heads:
             return self._nothing(module, hidden_states, cache), None
-        query, key, value = self._projected(hidden_states)
+        query, key, value = self._projected(module, hidden_states)
         if cache is not None:
             stored = key if self.heads.groups else value  # a cache of empty keys would count no tokens
             key, value = (part.squeeze(1) for part in cache.update(stored[:, None], value[:, None], module.layer_idx))
@@ -85,13 +85,16 @@ class Layout:
     def _all(self) -> list[Group]:
         return [*self.heads.groups, *filter(None, [self.heads.averaging])]
 
-    def _projected(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _projected(self, module: nn.Module, hidden_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Queries, keys [batch, tokens, attending dims] and values [batch, tokens, attending + averaged dims]."""
-        weight = self._pad(torch.cat([outputs_first(projection) for projection in self._projections]))
-        biases = [projection.bias for projection in self._projections]
-        bias = None if biases[0] is None else self._pad(torch.cat(biases))
         size = self.heads.attending_size
-        projected = linear(hidden_states, weight, bias)
+        projections: list[Any] = [getattr(module, name) for name in self._projections]
+        if _one_product(projections):
+            weight = self._pad(torch.cat([outputs_first(projection) for projection in projections]))
+            biases = [projection.bias for projection in projections]
+            projected = linear(hidden_states, weight, None if biases[0] is None else self._pad(torch.cat(biases)))
+        else:
+            projected = self._pad.outputs(torch.cat([projection(hidden_states) for projection in projections], -1))
         if self.observer is not None:
             self.observer(self._pad.taken_out(projected))
         return projected.split([size, size, size + self.heads.averaged_size], -1)
@@ -107,8 +110,8 @@ class Layout:
                 whole[..., part].unflatten(-1, (-1, group.width)).transpose(1, 2) for whole in (query, key, value)
             ]
             if rotate is not None:
-                self._units[index] = self._units[index].to(query.device)
-                states[:2] = [rotate(state, self._units[index]) for state in states[:2]]
+                units = self._units[index].on(query.device)
+                states[:2] = [rotate(state, units) for state in states[:2]]
             yield tuple(states)
             start += group.size
 
@@ -121,20 +124,25 @@ class Layout:
     def _ordered(self, weights: list[torch.Tensor | None]) -> torch.Tensor | None:
         if any(part is None for part in weights):
             return None
-        self._order = self._order.to(weights[0].device)  # type: ignore[union-attr]
         wide = [part.expand(-1, len(group.heads), -1, -1) for part, group in zip(weights, self._all, strict=True)]  # type: ignore[union-attr]
-        return torch.cat(wide, 1).index_select(1, self._order)
+        return torch.cat(wide, 1).index_select(1, self._order.on(wide[0].device))
 
 
 def lay_out(attention: nn.Module, output: nn.Module, layout: Layout, forward: Callable) -> None:
     """Make `attention` run `forward` with `layout`, and its `output` projection take the padded context."""
     attention.layout = layout  # type: ignore[assignment]
-    attention.__class__ = _grouped_class(type(attention), forward)  # type: ignore[arg-type]
+    change_forward(attention, forward, "Grouped")
     if not layout.heads:
         without_inputs(output)
         return
     values = sum(layout.heads.vo)
     pad_inputs(output, Padding(_value_places(layout.heads, 0, values), values))
+
+
+def _one_product(projections: list[Any]) -> bool:
+    """Whether the weights of the projections are all there is to them; others (adapters, quantised ones) are called."""
+    plain = all(type(projection) in (nn.Linear, Conv1D) for projection in projections)
+    return plain and len({projection.bias is None for projection in projections}) == 1
 
 
 def eager_attention(
@@ -179,12 +187,6 @@ def _mean(
     seen = mask.to(value.dtype)
     # Like the softmax of torch, zeros where nothing is seen.
     return (seen / seen.sum(-1, keepdim=True).clamp(min=1) @ value).transpose(1, 2), None
-
-
-@cache
-def _grouped_class(dense: Any, forward: Any) -> Any:
-    """Subclass of an attention's own class, so that transformers goes on to recognise it."""
-    return type(f"Grouped{dense.__name__}", (dense,), {"forward": forward, "__module__": __name__})
 
 
 def _projection_rows(heads: Heads) -> list[int]:

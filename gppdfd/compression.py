@@ -202,7 +202,7 @@ def target_of(target: Mapping[str, Any] | Target, timed: Callable[[], LatencyTab
 def latency_table(structure: Structure, device: torch.device) -> LatencyTable:
     """Latency of the encoder's sublayers for 32 rows of 128 tokens, with torch's present number of threads."""
     timing = TimingConfig(threads=torch.get_num_threads())
-    return LatencyTable.measure(structure, Shape(32, 128), timing, device.type)
+    return LatencyTable.measure(structure, Shape(32, 128), timing, str(device))
 
 
 def training_settings(

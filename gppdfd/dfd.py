@@ -53,7 +53,7 @@ def layer_sums(states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.
 
 
 def fusion_weights(
-    sums: torch.Tensor, weighting: Weighting = "sum_ratio", entries: float = 1
+    sums: torch.Tensor, weighting: Weighting = "sum_ratio", entries: float | torch.Tensor = 1
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights of the parts of one or many fusions, and where the guard fired.
 
@@ -82,7 +82,7 @@ def fusion_weights(
 
 
 def teacher_mixing(
-    sums: torch.Tensor, weighting: Weighting = "sum_ratio", entries: float = 1
+    sums: torch.Tensor, weighting: Weighting = "sum_ratio", entries: float | torch.Tensor = 1
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Global fusion as a matrix: omega with G_l = sum_k omega_{l,k} H^T_k, and how often the guard fired.
 
@@ -104,7 +104,7 @@ def teacher_mixing(
 
 
 def student_mixing(
-    sums: torch.Tensor, window: int = 3, weighting: Weighting = "sum_ratio", entries: float = 1
+    sums: torch.Tensor, window: int = 3, weighting: Weighting = "sum_ratio", entries: float | torch.Tensor = 1
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Local fusion as a matrix [layers, layers] with P_l = sum_k mixing_{l,k} H^S_k, and how often the guard fired."""
     index = student_windows(len(sums), window).to(sums.device)
@@ -166,7 +166,8 @@ def _mixings(features: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor |
         fired = fired + count
     if config.student_fusion and config.window > 1:
         sums = layer_sums(features, mask)
-        student, count = student_mixing(sums, config.window, config.weighting, _entries(features, mask))
+        entries = _entries(features, mask, config.weighting)
+        student, count = student_mixing(sums, config.window, config.weighting, entries)
         fired = fired + count
     return Mixings(teacher, student, fired)
 
@@ -174,15 +175,18 @@ def _mixings(features: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor |
 def _teacher_mixing(
     states: torch.Tensor, mask: torch.Tensor | None, config: DFDConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    sums, entries = layer_sums(states, mask), _entries(states, mask)
+    sums, entries = layer_sums(states, mask), _entries(states, mask, config.weighting)
     if config.direction == "deep_to_shallow":
         return teacher_mixing(sums, config.weighting, entries)
     omega, fired = teacher_mixing(sums.flip(0), config.weighting, entries)
     return omega.flip(0, 1), fired
 
 
-def _entries(states: torch.Tensor, mask: torch.Tensor | None) -> float:
-    tokens = states[0, :, :, 0].numel() if mask is None else float(mask.sum())
+def _entries(states: torch.Tensor, mask: torch.Tensor | None, weighting: Weighting) -> float | torch.Tensor:
+    """Number of entries of a layer, for the weighting that reads it; on the states' device, which no step waits for."""
+    if weighting != "softmax_mean":
+        return 1
+    tokens = states[0, :, :, 0].numel() if mask is None else mask.sum()
     return tokens * states.shape[-1]
 
 

@@ -60,8 +60,8 @@ def disagreement(
 
     Both run in evaluation mode, outside autocast.
     """
-    dtype = next(model.parameters()).dtype
-    with masked(model, masks or {kind: units.to(dtype) for kind, units in keep.items()}):
+    like = next(model.parameters())  # a keep is on the CPU
+    with masked(model, masks or {kind: units.to(like) for kind, units in keep.items()}):
         expected = [_logits(model, batch) for batch in batches]
     found = [_logits(small, batch) for batch in batches]
     scale = max(1.0, max(float(logits.abs().max()) for logits in expected))

@@ -81,7 +81,8 @@ class Loop(Protocol):
     ) -> torch.Tensor:
         """What `read` makes of the views [batch, dims] of every training example: [examples, dims], without gradient.
 
-        Views carry what the distiller needs. The student is taken as it stands, under the masks of the step before.
+        Views carry what the distiller needs. The student is taken as it stands: in training mode under the masks of
+        the step before, else under those that its pruner evaluates it with.
         """
 
 
@@ -180,6 +181,10 @@ class Pruner(ABC):
     @abstractmethod
     def masks(self, step: int) -> Masks | None:
         """Masks of search step `step`, on the student's device; None leaves the student dense."""
+
+    def evaluation_masks(self) -> Masks | None:
+        """Masks to evaluate the student with as it stands in the search; None: those of the last step."""
+        return None
 
     def loss(self, masks: Masks | None) -> torch.Tensor | None:
         """Loss part `pruner` under the masks of this step, or None."""

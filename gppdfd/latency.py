@@ -11,10 +11,11 @@ running maximum would be monotone too, but lets one value that came out too high
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ class LatencyTable:
 
     Attributes:
         sizes: of the layers that were timed, see `layer_sizes`.
-        device: `cpu` or `cuda`; `machine` says which one.
+        device: `cpu`, `cuda` or, of several GPUs, one such as `cuda:1`; `machine` says its name.
     """
 
     sizes: Mapping[str, int]
@@ -95,7 +96,8 @@ class LatencyTable:
         grid = sorted({0, structure.intermediate, *(widths or width_grid(structure.intermediate))})
         modules = _attentions(structure) | {("ffn", width): FeedForward(structure, width) for width in grid}
         passes = {key: _pass(module.to(states).eval(), states) for key, module in modules.items()}
-        found = {key: pooled(rounds) for key, rounds in times(passes, timing).items()}
+        with _current(place):
+            found = {key: pooled(rounds) for key, rounds in times(passes, timing).items()}
         _warn_if_unsteady(list(found.values()))
         return cls(
             sizes=layer_sizes(structure),
@@ -159,9 +161,11 @@ class LatencyTable:
 
     def _check_machine(self, path: Path, threads: int) -> None:
         again = "times do not carry over: measure it again with LatencyTable.measure"
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise DataError(f"{path} was measured on {self.machine.device}; torch finds no GPU here, and {again}")
-        here = machine(torch.device(self.device), threads)
+        place = torch.device(self.device)
+        if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+            missing = f"no GPU {place.index}" if place.index else "no GPU"
+            raise DataError(f"{path} was measured on {self.machine.device}; torch finds {missing} here, and {again}")
+        here = machine(place, threads)
         if here.device != self.machine.device:
             raise DataError(f"{path} was measured on {self.machine.device}, this is {here.device}; {again}")
         if here.threads != self.machine.threads:
@@ -279,6 +283,11 @@ def _attentions(structure: Structure) -> dict[tuple[str, int], nn.Module]:
 
 def _pass(module: nn.Module, states: torch.Tensor) -> Callable[[], torch.Tensor]:
     return lambda: module(states)
+
+
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    """Makes a GPU the current one, for which torch's timer waits."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _curve(found: Mapping[tuple[str, int], Spread], sublayer: str) -> Curve:

@@ -5,6 +5,7 @@ weights in the forward pass copies a few small rows; padding activations or stor
 what the model holds.
 """
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -33,29 +34,55 @@ def filled(places: Any, size: int, filler: int) -> list[int]:
 
 def pad_outputs(module: nn.Module, padding: "Padding") -> None:
     """Make a linear map give padded outputs: [..., inputs] -> [..., padded]."""
-    _retype(module, _PaddedOutputs, padding)
+    module.padding = padding  # type: ignore[assignment]
+    change_forward(module, _padded_outputs, "Padded")
 
 
 def pad_inputs(module: nn.Module, padding: "Padding") -> None:
     """Make a linear map take padded inputs: [..., padded] -> [..., outputs]."""
-    _retype(module, _PaddedInputs, padding)
+    module.padding = padding  # type: ignore[assignment]
+    change_forward(module, _padded_inputs, "Padded")
 
 
 def without_inputs(module: nn.Module) -> None:
     """Make a linear map that lost all its inputs give its bias, without a product over nothing."""
-    module.__class__ = _padded_class(type(module), _BiasAlone)  # type: ignore[arg-type]
+    change_forward(module, _bias_alone, "Padded")
 
 
 def without_outputs(module: nn.Module) -> None:
     """Make a linear map that lost all its outputs give none, without a product."""
-    module.__class__ = _padded_class(type(module), _Nothing)  # type: ignore[arg-type]
+    change_forward(module, _nothing, "Padded")
+
+
+def change_forward(module: nn.Module, forward: Callable, prefix: str) -> None:
+    """Give `module` another forward pass, a function of a module; its class is then named `prefix` and the old name."""
+    module.__class__ = _changed_class(type(module), forward, prefix)  # type: ignore[arg-type]
+
+
+class Constant:
+    """A tensor on the CPU with a copy on every other device that asked for it: replicas of a model share it."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self._values = values
+        self._copies: dict[torch.device, torch.Tensor] = {}
+
+    def on(self, device: torch.device) -> torch.Tensor:
+        """The tensor on `device`; copied there once, as each copy would make the host wait."""
+        if device == self._values.device:
+            return self._values
+        if device not in self._copies:
+            self._copies[device] = self._values.to(device)
+        return self._copies[device]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_values": self._values, "_copies": {}}
 
 
 class Padding:
     """Rows and rows of zeros in the order of `places`; a place behind the last row is a row of zeros."""
 
     def __init__(self, places: list[int], rows: int) -> None:
-        self._places = torch.tensor(places)
+        self._places = Constant(torch.tensor(places))
         # Zeros at the end only, the common case, take no index: that is cheaper in the backward pass.
         self._extra = len(places) - rows if places == filled(range(rows), len(places), rows) else None
         self._rows = rows
@@ -64,53 +91,59 @@ class Padding:
         """Rows of a weight [rows, ...] (or entries of a bias) -> [places, ...]."""
         if self._extra is not None:
             return _pad_rows(weight, self._extra)
-        self._places = self._places.to(weight.device)
-        return _pad_rows(weight, 1).index_select(0, self._places)
+        return _pad_rows(weight, 1).index_select(0, self._places.on(weight.device))
+
+    def outputs(self, states: torch.Tensor) -> torch.Tensor:
+        """Features in the order of the places: [..., rows] -> [..., places]."""
+        if self._extra is not None:
+            return pad(states, (0, self._extra))
+        return pad(states, (0, 1)).index_select(-1, self._places.on(states.device))
 
     def taken_out(self, padded: torch.Tensor) -> torch.Tensor:
         """Features in the order of the rows again: [..., places] -> [..., rows]."""
         if self._extra is not None:
             return padded[..., : self._rows]
-        return padded.index_select(-1, self._places.argsort()[: self._rows].to(padded.device))
+        return padded.index_select(-1, self._places.on(padded.device).argsort()[: self._rows])
 
 
-class _PaddedOutputs:
-    padding: Padding
-
-    def forward(self: Any, states: torch.Tensor) -> torch.Tensor:
-        bias = None if self.bias is None else self.padding(self.bias)
-        return linear(states, self.padding(outputs_first(self)), bias)
+def _padded_outputs(self: Any, states: torch.Tensor) -> torch.Tensor:
+    bias = None if self.bias is None else self.padding(self.bias)
+    return linear(states, self.padding(outputs_first(self)), bias)
 
 
-class _PaddedInputs:
-    padding: Padding
-
-    def forward(self: Any, states: torch.Tensor) -> torch.Tensor:
-        return linear(states, self.padding(outputs_first(self).t()).t(), self.bias)
+def _padded_inputs(self: Any, states: torch.Tensor) -> torch.Tensor:
+    return linear(states, self.padding(outputs_first(self).t()).t(), self.bias)
 
 
-class _BiasAlone:
-    def forward(self: Any, states: torch.Tensor) -> torch.Tensor:
-        outputs = outputs_first(self).shape[0]
-        nothing = states.new_zeros(*states.shape[:-1], outputs)
-        return nothing if self.bias is None else nothing + self.bias
+def _bias_alone(self: Any, states: torch.Tensor) -> torch.Tensor:
+    outputs = outputs_first(self).shape[0]
+    nothing = states.new_zeros(*states.shape[:-1], outputs)
+    return nothing if self.bias is None else nothing + self.bias
 
 
-class _Nothing:
-    def forward(self: Any, states: torch.Tensor) -> torch.Tensor:
-        return states[..., :0]
+def _nothing(self: Any, states: torch.Tensor) -> torch.Tensor:
+    return states[..., :0]
 
 
 def _pad_rows(weight: torch.Tensor, count: int) -> torch.Tensor:
     return pad(weight, (0, count) if weight.ndim == 1 else (0, 0, 0, count))
 
 
-def _retype(module: nn.Module, mixin: type, padding: Padding) -> None:
-    module.padding = padding  # type: ignore[assignment]
-    module.__class__ = _padded_class(type(module), mixin)  # type: ignore[arg-type]
-
-
 @cache
-def _padded_class(dense: Any, mixin: Any) -> Any:
-    """Subclass of a module's own class with another forward pass, so that libraries go on to recognise it."""
-    return type(f"Padded{dense.__name__}", (mixin, dense), {"__module__": __name__})
+def _changed_class(dense: Any, forward: Any, prefix: str) -> Any:
+    """Subclass of a module's own class, so that libraries go on to recognise it.
+
+    It is made at run time, so that no other process finds it by name: pickles say what it is made of.
+    """
+
+    def reduce(self: Any, protocol: Any) -> tuple:
+        return _unfilled, (dense, forward, prefix), self.__dict__
+
+    members = {"forward": forward, "__reduce_ex__": reduce, "__module__": __name__}
+    return type(f"{prefix}{dense.__name__}", (dense,), members)
+
+
+def _unfilled(dense: Any, forward: Any, prefix: str) -> Any:
+    """Module of a changed class, for a pickle to fill."""
+    cls = _changed_class(dense, forward, prefix)
+    return cls.__new__(cls)

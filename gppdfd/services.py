@@ -66,11 +66,20 @@ class Services:
         """
         trainer = self._trainer
         if who == "student":
-            with self._as_scored(training_mode):
+            with self._as_scored(training_mode=True) if training_mode else self.as_evaluated():
                 return self._encoded(trainer.view, read)
         if trainer.teacher is None:
             raise UsageError(f"distiller {type(trainer.distiller).__name__} needs a teacher")
         return self._encoded(trainer.teacher, read)
+
+    @contextmanager
+    def as_evaluated(self) -> Iterator[None]:
+        """The student in evaluation mode, under the masks that its pruner evaluates it with."""
+        encoder = self._trainer.encoder
+        with self._as_scored():
+            if encoder.masks is not None:
+                encoder.masks = self._trainer.pruner.evaluation_masks() or encoder.masks
+            yield
 
     @torch.no_grad()
     def _encoded(self, view: Viewer, read: Callable[[View], torch.Tensor]) -> torch.Tensor:

@@ -56,8 +56,8 @@ class Hooks:
     Attributes:
         progress: called with phase, finished steps of the whole run and steps in all.
         log: called with one history entry.
-        evaluate: scores of a model; called right before and right after a search's masks become binary, and after
-            each recovery epoch when `select` needs it.
+        evaluate: scores of a model; called right before a search's masks become binary, with those that the pruner
+            evaluates with, right after, and after each recovery epoch when `select` needs it.
         select: picks one number to maximise from those scores; None keeps the last weights.
         stepped: called after every step with the trainer, whose state may be saved then.
     """
@@ -132,6 +132,7 @@ class Trainer:
             regression=regression,
             loop=self.services,
         )
+        self._observed_teacher: Observed | None = None
         self.teacher = self._teacher_viewer(teacher)
         self.step = 0
         self.keep: Keep | None = None
@@ -142,7 +143,14 @@ class Trainer:
         self._trace = IndicatorTrace(self.setting.structure, self.phases.search, generator(seed, "trace"))
 
     def run(self, state: State | None = None) -> Trained:
-        """Train through all phases, from the beginning or from a `state_dict`."""
+        """Train through all phases, from the beginning or from a `state_dict`; the teacher is left without hooks."""
+        try:
+            return self._run(state)
+        finally:
+            if self._observed_teacher is not None:
+                self._observed_teacher.remove()
+
+    def _run(self, state: State | None) -> Trained:
         with self._timings.phase("search"):
             self.begin()
             if state is not None:
@@ -245,7 +253,7 @@ class Trainer:
     def _binarise(self) -> None:
         """From the masks of the last search step to the small model; what this costs is noted, if it can be told."""
         measured = self.hooks.evaluate is not None and self.phases.search > 0
-        before = self._evaluate() if measured else None
+        before = self._evaluate_masked() if measured else None
         self._extract(self._decide())
         if measured:
             noted = {"before": before, "after": self._evaluate()}
@@ -355,6 +363,10 @@ class Trainer:
         self.model.train()
         return scores
 
+    def _evaluate_masked(self) -> Any:
+        with self.services.as_evaluated():
+            return self._evaluate()
+
     def _step(self, phase: str, student: Viewer, masks: Masks | None, search_step: int | None = None) -> None:
         batch = next(self._batches)
         parts = self.loss_parts(student, batch, masks)
@@ -417,9 +429,14 @@ class Trainer:
         if teacher is None:
             raise UsageError(f"distiller {type(self.distiller).__name__} needs a teacher")
         teacher = teacher.to(self.device).train("teacher_dropout" in needs).requires_grad_(False)
-        live = without_gradient(Observed(teacher, needs), self.autocast)
+        observed = Observed(teacher, needs)
+        live = without_gradient(observed, self.autocast)
         if self.config.cache_teacher and not needs & {"padding", "teacher_dropout"}:
-            return cached_views(live, teacher, self.train, needs, self.device, self.precision)
+            try:
+                return cached_views(live, teacher, self.train, needs, self.device, self.precision)
+            finally:
+                observed.remove()
+        self._observed_teacher = observed
         return live
 
     def _batches_from(self, step: int) -> Iterator[Batch]:

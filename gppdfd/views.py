@@ -87,11 +87,12 @@ class Observed:
         return view
 
     def remove(self) -> None:
-        """Take the hooks out again."""
+        """Take the hooks out again, and forget what they collected."""
         for handle in self._handles:
             handle.remove()
         if self._projections is not None:
             self._projections.remove()
+        self._forget()
 
     def _forget(self) -> None:
         self._states.clear()

@@ -1,5 +1,7 @@
 """DFD: exact properties from section 12 of its specification, and its guard."""
 
+from typing import get_args
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from baselines.one_to_one import OneToOneConfig, hierarchical_context_loss, one_
 from gppdfd.dfd import (
     DFDConfig,
     RecentMean,
+    Weighting,
     dfd_loss,
     fusion_weights,
     layer_sums,
@@ -142,6 +145,15 @@ def test_the_mixings_of_a_loss_are_those_of_its_fusions(options: dict) -> None:
         assert torch.equal(mixings.teacher, teacher_mixing(layer_sums(teacher))[0])
     if mixings.student is not None:
         assert torch.equal(mixings.student, student_mixing(layer_sums(student))[0])
+
+
+@pytest.mark.parametrize("weighting", get_args(Weighting))
+def test_the_loss_reads_no_number_from_its_device(weighting: Weighting) -> None:
+    """On a GPU each one would make the host wait; on `meta` there is none to read."""
+    student, teacher = states().to("meta"), states(seed=1).to("meta")
+    mask = torch.ones(2, 5, device="meta")
+    loss, _ = dfd_loss(list(student), list(teacher), mask, DFDConfig(weighting=weighting))
+    assert loss.is_meta
 
 
 def test_the_recent_mean_is_plain_at_first_and_then_forgets() -> None:

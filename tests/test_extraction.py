@@ -1,9 +1,13 @@
 """Masks and extraction: the small model computes what the masked one did, for every architecture, head and kind."""
 
+from contextlib import nullcontext
+from copy import deepcopy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig
@@ -88,6 +92,49 @@ def test_float32_agrees_within_the_tolerance(model_type: str, attention: str) ->
     model = tiny_model(model_type, attention=attention).eval()
     keep = random_keep(model, 0.5, kinds=KINDS)
     assert disagreement(model, extract(model, keep), keep, [tiny_data().batch(torch.arange(9))]) < 1e-5
+
+
+def test_masks_of_the_comparison_lie_where_the_model_does(monkeypatch) -> None:
+    """A keep is on the CPU, and a product of it with states on a GPU would fail."""
+    taken: list[Masks] = []
+    monkeypatch.setattr("gppdfd.extraction.masked", lambda model, masks: taken.append(masks) or nullcontext())
+    monkeypatch.setattr("gppdfd.extraction._logits", lambda model, batch: torch.ones(1))
+    model = tiny_model().to("meta")
+    disagreement(model, model, random_keep(model, kinds=KINDS), [tiny_data().batch(torch.arange(2))])
+    assert {values.device for values in taken[0].values()} == {torch.device("meta")}
+
+
+class Wrapper(nn.Module):
+    """Stands around a projection as the adapters of fine-tuning libraries do; `added` is what it learnt."""
+
+    def __init__(self, base: nn.Module, added: float) -> None:
+        super().__init__()
+        self.base, self.added = base, added
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.base(states) + self.added * states.square()[..., :1]
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_projections_can_be_replaced(model_type: str) -> None:
+    """A wrapper is called, and another map of the same class is used."""
+    model = tiny_model(model_type).double().eval()
+    small = extract(model, random_keep(model, 0.6, kinds=("qk", "vo")))
+    expected = main_output(small)
+    names = ("query", "q_lin", "c_attn", "Wqkv")
+    places = [path for path, _ in small.named_modules() if path.rpartition(".")[2] in names]
+    assert places
+    for added in (0.0, 0.5):
+        wrapped = deepcopy(small)
+        for path in places:
+            wrapped.set_submodule(path, Wrapper(wrapped.get_submodule(path), added))
+        assert torch.allclose(main_output(wrapped), expected, atol=1e-10) == (not added)
+    replaced = deepcopy(small)
+    for path in places:
+        other = deepcopy(replaced.get_submodule(path))
+        other.weight.data.mul_(2)
+        replaced.set_submodule(path, other)
+    assert not torch.allclose(main_output(replaced), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -28,11 +28,14 @@ from baselines.l0 import (
 )
 from gppdfd.budget import Target, forward_flops, parameters, prunable, sparsity
 from gppdfd.errors import UsageError
+from gppdfd.evaluation import predict
 from gppdfd.extraction import disagreement, extract
 from gppdfd.interface import distillers, parse_method
+from gppdfd.masks import current_masks
 from gppdfd.settings import TrainingConfig
 from gppdfd.structure import Masks, Structure, structure_of
-from gppdfd.training import Trainer
+from gppdfd.training import Hooks, Trainer
+from gppdfd.views import View
 from tests.tiny import tiny_data, tiny_model
 
 ALL = L0Config().kinds
@@ -225,6 +228,39 @@ def test_soft_masks_fold_exactly(units: str, seed: int) -> None:
     keep = {kind: values > 0 for kind, values in masks.items()}
     batches = [tiny_data().batch(torch.arange(6))]
     assert disagreement(model, extract(model, keep, masks), keep, batches, masks) < 1e-10
+
+
+def test_the_score_before_binarisation_is_that_of_the_deterministic_masks() -> None:
+    """With the published counts nothing but the form of the masks changes then, so both scores are one."""
+    history: list[dict] = []
+    hooks = Hooks(log=history.append, evaluate=lambda model: predict(model, tiny_data(), torch.device("cpu")))
+    training = trainer(L0(), Target(0.5, count="published"))
+    training.hooks = hooks
+    training.run()
+    (noted,) = (entry["binarisation"] for entry in history if "binarisation" in entry)
+    assert noted["before"] == pytest.approx(noted["after"], abs=1e-4)
+
+
+def test_encodings_of_the_student_are_those_of_the_deterministic_masks() -> None:
+    """In training mode those of the last draw, and where no masks are in force, as before the search, none."""
+    training = trainer(L0())
+    training.begin()
+    drawn, seen = training.pruner.masks(0), []
+
+    def read(view: View) -> torch.Tensor:
+        seen.append(current_masks(training.model))
+        return view.logits
+
+    for masks, mode, expected in (
+        (drawn, False, training.pruner.evaluation_masks()),
+        (drawn, True, drawn),
+        (None, False, {}),
+    ):
+        training.encoder.masks = masks
+        training.services.encodings(read, "student", training_mode=mode)
+        assert set(seen[-1]) == set(expected)
+        assert all(torch.equal(seen[-1][kind], values) for kind, values in expected.items())
+        assert training.encoder.masks is masks
 
 
 def test_dense_target_keeps_everything_there_is() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from gppdfd.compression import latency_table
 from gppdfd.errors import DataError, UsageError
 from gppdfd.latency import Attention, Curve, FeedForward, LatencyTable, _warn_if_unsteady, monotone, width_grid
 from gppdfd.passes import Shape
@@ -185,6 +186,26 @@ def test_times_of_another_number_of_threads_are_refused(tmp_path: Path) -> None:
     TABLE.save(path)
     with pytest.raises(DataError, match=r"with 1 threads, 2 are in use; call torch\.set_num_threads\(1\)"):
         LatencyTable.load(path, threads=2)
+
+
+def test_of_several_gpus_the_named_one_is_timed(monkeypatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(LatencyTable, "measure", lambda structure, shape, timing, device: asked.append(device))
+    latency_table(TINY, torch.device("cuda:1"))
+    assert asked == ["cuda:1"]
+
+
+@pytest.mark.parametrize(("gpus", "device", "name"), [(1, "cuda:1", "no GPU 1"), (2, "cuda:1", ""), (1, "cuda", "")])
+def test_times_of_a_gpu_are_for_that_one(gpus: int, device: str, name: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "get_device_name", str)
+    table = replace(TABLE, device=device, machine=replace(TABLE.machine, device=device))
+    table.save(tmp_path / "table.json")
+    if not name:
+        assert LatencyTable.load(tmp_path / "table.json", threads=1) == table
+        return
+    with pytest.raises(DataError, match=name):
+        LatencyTable.load(tmp_path / "table.json", threads=1)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 import re
 import shutil
 import subprocess
@@ -295,6 +296,22 @@ def test_copies_are_independent(model_type: str) -> None:
         for parameter in small.parameters():
             parameter.zero_()
     assert torch.equal(main_output(copied), expected)
+
+
+UNPICKLE = """
+import copy, pickle, sys
+import gppdfd
+for small, inputs, expected in pickle.load(sys.stdin.buffer):
+    for model in (small, copy.deepcopy(small)):
+        assert (model(**inputs).logits == expected).all()
+"""
+
+
+def test_pickles_are_read_by_another_process() -> None:
+    models = [tiny_pruned(model_type, kinds=("qk", "vo", "ffn")) for model_type in MODEL_TYPES]
+    emptied = extract(tiny_model(), {"ffn": torch.zeros(3, 40, dtype=torch.bool)})
+    content = pickle.dumps([(model, tiny_inputs(), main_output(model)) for model in (*models, emptied)])
+    subprocess.run([sys.executable, "-c", UNPICKLE], input=content, check=True)
 
 
 # --- imports ---

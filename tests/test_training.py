@@ -16,7 +16,7 @@ from gppdfd.structure import structure_of
 from gppdfd.teacher import cached_views
 from gppdfd.training import Hooks, Trainer, flooded, task_loss, without_gradient
 from gppdfd.views import Observed
-from tests.tiny import tiny_data, tiny_model
+from tests.tiny import tiny_data, tiny_inputs, tiny_model
 
 CONFIG = TrainingConfig(batch_size=8, learning_rate=1e-3, search_epochs=2, recovery_epochs=2)
 
@@ -201,6 +201,35 @@ def test_nan_loss_ends_the_run_and_names_the_part() -> None:
 def test_distiller_without_its_teacher_is_refused() -> None:
     with pytest.raises(UsageError, match="needs a teacher"):
         trainer(teacher=None)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("distiller", ["dfd", "minilm", "contrastive"])
+def test_a_run_leaves_no_hooks_on_its_teacher(distiller: str, cached: bool) -> None:
+    """Processes use a teacher again and again: each forward pass would collect states for all runs before."""
+    teacher = tiny_model(seed=9)
+    trainer("gpp", distiller, teacher=teacher, config={"cache_teacher": cached}).run()
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in teacher.modules())
+
+
+def test_a_run_that_fails_leaves_no_hooks_on_its_teacher(monkeypatch) -> None:
+    teacher = tiny_model(seed=9)
+    made = trainer(teacher=teacher)
+    monkeypatch.setattr("gppdfd.training.disagreement", lambda *_: 1e-3)
+    with pytest.raises(DataError):
+        made.run()
+    assert not any(module._forward_hooks for module in teacher.modules())
+
+
+def test_a_removed_view_holds_no_states() -> None:
+    model = tiny_model()
+    view = Observed(model, frozenset({"hidden_states", "projections", "sentence"}))
+    model(**tiny_inputs())
+    assert view._states
+    view.remove()
+    assert not view._states
+    assert view._sentence is None
+    assert not any(view._projections._found)
 
 
 def test_disagreement_after_extraction_ends_the_run(monkeypatch) -> None:

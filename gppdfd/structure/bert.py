@@ -76,7 +76,7 @@ class BertAdapter(Adapter):
 
     def set_layout(self, block: Any, heads: Heads) -> None:
         attention = block.attention.self
-        layout = Layout(heads, [attention.query, attention.key, attention.value])
+        layout = Layout(heads, "query", "key", "value")
         lay_out(attention, block.attention.output.dense, layout, grouped_attention)
 
     def remove_attention(self, block: Any) -> None:

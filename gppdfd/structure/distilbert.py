@@ -56,8 +56,7 @@ class DistilBertAdapter(Adapter):
 
     def set_layout(self, block: Any, heads: Heads) -> None:
         attention = block.attention
-        layout = Layout(heads, [attention.q_lin, attention.k_lin, attention.v_lin])
-        lay_out(attention, attention.out_lin, layout, grouped_attention)
+        lay_out(attention, attention.out_lin, Layout(heads, "q_lin", "k_lin", "v_lin"), grouped_attention)
 
     def remove_attention(self, block: Any) -> None:
         block.attention, block.sa_layer_norm = AddNothing(outputs=2), nn.Identity()

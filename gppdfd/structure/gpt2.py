@@ -67,7 +67,7 @@ class GPT2Adapter(Adapter):
 
     def set_layout(self, block: Any, heads: Heads) -> None:
         attention = block.attn
-        lay_out(attention, attention.c_proj, Layout(heads, [attention.c_attn]), grouped_attention)
+        lay_out(attention, attention.c_proj, Layout(heads, "c_attn"), grouped_attention)
 
     def remove_attention(self, block: Any) -> None:
         block.attn, block.ln_1 = NothingToAttend(block.attn.layer_idx), nn.Identity()

@@ -56,7 +56,7 @@ class ModernBertAdapter(Adapter):
 
     def set_layout(self, block: Any, heads: Heads) -> None:
         attention = block.attn
-        lay_out(attention, attention.Wo, Layout(heads, [attention.Wqkv]), grouped_attention)
+        lay_out(attention, attention.Wo, Layout(heads, "Wqkv"), grouped_attention)
 
     def remove_attention(self, block: Any) -> None:
         block.attn, block.attn_norm = AddNothing(outputs=2), nn.Identity()

@@ -113,9 +113,9 @@ DRAWINGS = (
     ),
     Drawing(
         "binarisation",
-        "Scores with the masks of the last search step and right after these became binary, before any recovery, and "
-        "of the finished model; means of the primary metric over tasks and seeds, each panel sorted by the loss. Masks "
-        "are those of training: random draws under L0.",
+        "Scores with the masks of the last search step (under L0, which trains with random draws, the deterministic "
+        "ones) and right after these became binary, before any recovery, and of the finished model; means of the "
+        "primary metric over tasks and seeds, each panel sorted by the loss.",
         "a student that searched and noted both scores" + FEW,
         binarisation_figure,
         by_method=True,
