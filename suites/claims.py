@@ -17,8 +17,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from uuid import uuid4
 
 from gppdfd.errors import DataError
 from gppdfd.files import write_json
+from suites.locks import create, lock_if_free
 from suites.pace import Pace
 from suites.store import (
     CHECKPOINT,
@@ -49,8 +49,6 @@ from suites.store import (
 )
 
 TAKEOVER, TRASH_PREFIX = "takeover", ".old-"
-# A take-over lasts milliseconds; a lock of this age was left by a process that died within it.
-TAKEOVER_SECONDS = 60.0
 
 FailureKind = Literal["error", "died", "blocked"]
 
@@ -168,7 +166,7 @@ def claim(store: Store, run_id: str) -> Claim | None:
     store.folder(run_id).mkdir(parents=True, exist_ok=True)
     if (store.folder(run_id) / DONE).exists():
         return None
-    if not _create(store.folder(run_id) / CLAIM, asdict(wanted)) and not _take_over(store, run_id, wanted):
+    if not create(store.folder(run_id) / CLAIM, asdict(wanted)) and not _take_over(store, run_id, wanted):
         return None
     made = Claim(store, run_id, wanted.token)
     _remove_attempts(made.folder)
@@ -286,24 +284,11 @@ def _new_holder() -> Holder:
     return Holder(host, namespace, pid, process_ticks(pid) or "", uuid4().hex, time.time())
 
 
-def _create(path: Path, content: dict[str, Any]) -> bool:
-    """Create a JSON file with its whole content in one step; False if there is one already."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.new")
-    write_json(temporary, content)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink()
-    return True
-
-
 def _take_over(store: Store, run_id: str, wanted: Holder) -> bool:
     """Replace a claim whose holder is presumed dead."""
     if not _abandoned(store, run_id) or _stirs(store, run_id):
         return False
-    with _takeover_lock(store.folder(run_id)) as locked:
+    with lock_if_free(store.folder(run_id) / TAKEOVER) as locked:
         # Asked again under the lock: a quicker process may have taken the run over since.
         if not locked or not _abandoned(store, run_id):
             return False
@@ -323,25 +308,6 @@ def _stirs(store: Store, run_id: str) -> bool:
     before = read_json(store.folder(run_id) / HEARTBEAT)
     time.sleep(store.watch)
     return read_json(store.folder(run_id) / HEARTBEAT) != before
-
-
-@contextmanager
-def _takeover_lock(folder: Path) -> Iterator[bool]:
-    path = folder / TAKEOVER
-    if not _create(path, {"pid": os.getpid()}):
-        _remove_old_lock(path)
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _remove_old_lock(path: Path) -> None:
-    with suppress(FileNotFoundError):
-        if time.time() - path.stat().st_mtime > TAKEOVER_SECONDS:
-            path.unlink()
 
 
 def _remove_attempts(folder: Path) -> None:

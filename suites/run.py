@@ -4,10 +4,10 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gppdfd.cli import at_least_one, parse, run_command
 from gppdfd.errors import DataError, UsageError
@@ -17,6 +17,7 @@ from suites.display import make_display
 from suites.estimate import Estimate, measured_runs
 from suites.launches import announced, launches
 from suites.local import LocalLauncher, LocalSettings, default_jobs, usable_gpus
+from suites.locks import lock
 from suites.plan import PlannedRun, make_plan, with_earlier, write_plan
 from suites.preview import counts, estimate_lines, local_jobs, run_lines
 from suites.probe import PROBE, probe, probe_store, probed_runs
@@ -166,15 +167,28 @@ def _prepare(options: argparse.Namespace) -> Launch:
 
 
 def _store_plan(launch: Launch) -> None:
-    """Write the plan that tables are made from; what earlier launches did with the same settings stays in it."""
-    plan = launch.plan
-    if launch.plan_path.exists():
-        rows = launch.store.plan(launch.suite.name, launch.preset)
-        try:
-            plan = with_earlier(plan, launch.suite, launch.request, rows)
-        except DataError as error:
-            print(f"tables will show the runs of this launch alone: {error}", file=sys.stderr)
-    write_plan(plan, launch.plan_path)
+    """Write the plan that tables are made from; what other launches do with the same settings stays in it."""
+    stored = False
+    while not stored:
+        rows = _plan_rows(launch)
+        plan = _with_earlier(launch, rows)
+        # That took its time; another launch may have written its plan since, whose runs must stay too.
+        with lock(launch.plan_path.with_suffix(".lock")):
+            if stored := _plan_rows(launch) == rows:
+                write_plan(plan, launch.plan_path)
+
+
+def _plan_rows(launch: Launch) -> list[dict[str, Any]]:
+    """The plan in the store; empty before the first launch."""
+    return launch.store.plan(launch.suite.name, launch.preset) if launch.plan_path.exists() else []
+
+
+def _with_earlier(launch: Launch, rows: Sequence[Mapping[str, Any]]) -> list[PlannedRun]:
+    try:
+        return with_earlier(launch.plan, launch.suite, launch.request, rows)
+    except DataError as error:
+        print(f"tables will show the runs of this launch alone: {error}", file=sys.stderr)
+        return launch.plan
 
 
 def _forget_damaged(launch: Launch) -> None:
