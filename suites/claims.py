@@ -13,7 +13,6 @@ heartbeat is watched for longer than it ever pauses.
 
 import errno
 import json
-import os
 import shutil
 import threading
 import time
@@ -43,9 +42,8 @@ from suites.store import (
     Holder,
     Progress,
     Store,
-    process_ticks,
     read_json,
-    this_machine,
+    this_process,
 )
 
 TAKEOVER, TRASH_PREFIX = "takeover", ".old-"
@@ -162,7 +160,7 @@ def claim(store: Store, run_id: str) -> Claim | None:
     Returns:
         The claim; None if the run is done, or another living process holds it.
     """
-    wanted = _new_holder()
+    wanted = this_process()
     store.folder(run_id).mkdir(parents=True, exist_ok=True)
     if (store.folder(run_id) / DONE).exists():
         return None
@@ -276,12 +274,6 @@ class Heartbeat:
                 self._claim.beat(self.progress, self._beats)
             except ClaimLostError:
                 self._lost = True
-
-
-def _new_holder() -> Holder:
-    host, namespace = this_machine()
-    pid = os.getpid()
-    return Holder(host, namespace, pid, process_ticks(pid) or "", uuid4().hex, time.time())
 
 
 def _take_over(store: Store, run_id: str, wanted: Holder) -> bool:
