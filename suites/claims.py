@@ -16,6 +16,7 @@ import json
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from uuid import uuid4
 
 from gppdfd.errors import DataError
 from gppdfd.files import write_json
-from suites.locks import create, lock_if_free
+from suites.locks import create, lock, lock_if_free
 from suites.pace import Pace
 from suites.store import (
     CHECKPOINT,
@@ -41,12 +42,13 @@ from suites.store import (
     WORK_PREFIX,
     Holder,
     Progress,
+    State,
     Store,
     read_json,
     this_process,
 )
 
-TAKEOVER, TRASH_PREFIX = "takeover", ".old-"
+TAKEOVER, FORGETTING, TRASH_PREFIX = "takeover", ".forgetting", ".old-"
 
 FailureKind = Literal["error", "died", "blocked"]
 
@@ -191,13 +193,24 @@ def give_back(store: Store, run_id: str) -> None:
 
 
 def forget_failure(store: Store, run_id: str) -> None:
-    """Make a failed run one that is missing."""
-    (store.folder(run_id) / FAILED).unlink(missing_ok=True)
+    """Make a failed run one that is missing; one that somebody does again, or has done again, is left alone."""
+    if made := claim(store, run_id):
+        (made.folder / FAILED).unlink(missing_ok=True)
+        made.release()
 
 
-def forget_result(store: Store, run_id: str) -> None:
-    """Make a done run one that is missing; only its log and its settings stay."""
-    folder = store.folder(run_id)
+def forget_result(store: Store, run_id: str, unwanted: Callable[[], bool]) -> None:
+    """Make a done run one that is missing; only its log and its settings stay.
+
+    Args:
+        unwanted: whether the result is still one to be forgotten; another launch may have done the run again since.
+    """
+    with lock(store.root / FORGETTING):
+        if store.state(run_id) is State.DONE and unwanted():
+            _remove_result(store.folder(run_id))
+
+
+def _remove_result(folder: Path) -> None:
     trash = folder / f"{TRASH_PREFIX}{uuid4().hex}"
     trash.mkdir()
     # The commit goes first, so that nobody finishes what is left of it, and the marker last, so that all is moved.

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,7 +197,7 @@ def _forget_damaged(launch: Launch) -> None:
     for run in launch.plan:
         if launch.store.damaged(run.run_id):
             print(f"{run.title}: its record was damaged, the run is done again", file=sys.stderr)
-            forget_result(launch.store, run.run_id)
+            forget_result(launch.store, run.run_id, partial(launch.store.damaged, run.run_id))
 
 
 def _launch(launch: Launch, options: argparse.Namespace) -> None:
