@@ -327,9 +327,16 @@ def _script(array: Array, numbers: Mapping[str, str], profile: Profile) -> str:
 def _setup(profile: Profile, code: Path) -> list[str]:
     """Shell lines before the job."""
     modules = [f"module load {shlex.quote(name)}" for name in profile.modules]
-    variables = [f"export {name}={shlex.quote(value)}" for name, value in profile.environment.items()]
+    given = {**_data_folder(), **profile.environment}
+    variables = [f"export {name}={shlex.quote(value)}" for name, value in given.items()]
     path = f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
     return [*modules, *variables, *profile.setup, path]
+
+
+def _data_folder() -> dict[str, str]:
+    """The variable that names the folder of the tasks' data: jobs start elsewhere, so it must be a whole path."""
+    value = os.environ.get("GPPDFD_DATA")
+    return {"GPPDFD_DATA": str(Path(value).absolute())} if value else {}
 
 
 def _executor(folder: Path) -> Any:

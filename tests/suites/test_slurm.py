@@ -210,6 +210,15 @@ def test_further_options_reach_sbatch() -> None:
     assert "gpus" not in script
 
 
+def test_jobs_find_the_data_from_their_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GPPDFD_DATA", "data")
+    (script,) = sbatch_preview([planned("a")], Profile())
+    assert f"export GPPDFD_DATA={tmp_path / 'data'}" in script
+    (script,) = sbatch_preview([planned("a")], Profile(environment={"GPPDFD_DATA": "/scratch"}))
+    assert "export GPPDFD_DATA=/scratch\n" in script
+
+
 def test_a_dry_run_shows_the_batch_scripts_and_needs_no_slurm(
     suite_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
