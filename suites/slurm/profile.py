@@ -14,6 +14,7 @@ from suites.plan import PlannedRun, Role
 
 SHIPPED = Path(__file__).parents[2] / "slurm" / "profiles"
 
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _UNITS = {"s": 1 / 60, "min": 1, "h": 60, "d": 24 * 60}
 
 
@@ -133,6 +134,15 @@ def _slurm_minutes(days: str | None, first: str, second: str, third: str | None)
     return int(days or 0) * 24 * 60 + int(first) * 60 + int(second) + (int(third or 0) > 0)
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads `4:00:00` as it is written, which YAML 1.1 takes for a number to the base 60."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        tag = super().resolve(kind, value, implicit)
+        base_60 = tag in _NUMBERS and ":" in str(value)
+        return self.DEFAULT_SCALAR_TAG if base_60 else tag
+
+
 def load_profile(name: str | Path, changes: Mapping[str, Any] | None = None) -> Profile:
     """A profile from a file, or by its name from the repository's `slurm/profiles`.
 
@@ -144,7 +154,7 @@ def load_profile(name: str | Path, changes: Mapping[str, Any] | None = None) -> 
     """
     path = _find(Path(name))
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):

@@ -108,6 +108,19 @@ def test_a_wrong_profile_is_refused_with_the_way_out(tmp_path: Path, content: st
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"), [("4:00:00", 240), ("30:00", 30), ("1:30.5", None), ("90", 90), ('"4:00:00"', 240)]
+)
+def test_times_need_no_quotes(tmp_path: Path, text: str, expected: int | None) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"time: {text}\ncpus: 3\n")
+    if expected:
+        assert (load_profile(path).time, load_profile(path).cpus) == (expected, 3)
+        return
+    with pytest.raises(UsageError, match="is no time"):
+        load_profile(path)
+
+
 def test_an_unknown_profile_names_the_near_ones() -> None:
     with pytest.raises(UsageError, match="Did you mean 'a100'"):
         load_profile("a10")
