@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         "--jobs",
         type=at_least_one,
         metavar="N",
-        help="worker processes (default: one per GPU, else per core)",
+        help="worker processes on this machine (default: one per GPU, else per core)",
     )
     add("--runs-per-gpu", type=at_least_one, default=1, metavar="K", help="worker processes per GPU (default: 1)")
     add("--checkpoint-every", type=_minutes, default=EVERY_SECONDS / 60, metavar="MINUTES",
@@ -227,6 +227,9 @@ def _profile(options: argparse.Namespace) -> "Profile | None":
         if given:
             raise UsageError(f"--{given[0]} needs --launcher slurm")
         return None
+    if options.jobs or options.runs_per_gpu > 1:
+        name = "jobs" if options.jobs else "runs-per-gpu"
+        raise UsageError(f"--{name} needs --launcher local; a cluster profile says gpus, pack and throttle")
     if options.profile is None:
         raise UsageError("--launcher slurm needs --profile: the name or file of a cluster profile, see slurm/README.md")
     from suites.slurm import load_profile

@@ -147,7 +147,7 @@ def load_profile(name: str | Path, changes: Mapping[str, Any] | None = None) -> 
     """A profile from a file, or by its name from the repository's `slurm/profiles`.
 
     Args:
-        changes: keys that the command line sets.
+        changes: keys that the command line sets, for every run.
 
     Raises:
         UsageError: no such profile, or it is not valid.
@@ -159,7 +159,23 @@ def load_profile(name: str | Path, changes: Mapping[str, Any] | None = None) -> 
         raise UsageError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UsageError(f"{path}: a profile is a list of keys with values, such as `partition: gpu`")
-    return validated(Profile, content | dict(changes or {}), str(path))
+    changes = dict(changes or {})
+    profile = validated(Profile, content | changes, str(path))
+    _check_tasks(profile, path)
+    asked = {name: value for name, value in changes.items() if name in Resources.model_fields}
+    # The last override that fits wins: the command line's.
+    return profile.model_copy(update={"overrides": (*profile.overrides, Override(**asked))}) if asked else profile
+
+
+def _check_tasks(profile: Profile, path: Path) -> None:
+    tasks = [task for override in profile.overrides for task in override.tasks]
+    if not tasks:
+        return
+    from gppdfd.tasks import TASK_NAMES  # late: it loads torch
+
+    for task in tasks:
+        if task not in TASK_NAMES:
+            raise UsageError(f"{path}: {unknown('task in overrides', task, TASK_NAMES)}")
 
 
 def _find(path: Path) -> Path:

@@ -95,6 +95,7 @@ def test_shipped_profiles_are_valid() -> None:
         ("time: 2\ngrace: 120", "grace of 120 s leaves nothing of a time of 2 min"),
         ("container: apptainer exec x.sif", "container needs python"),
         ("overrides: [{tasks: [mnli], tiem: 1d}]", "Did you mean 'time'"),
+        ("overrides: [{tasks: [mnil], time: 1d}]", "unknown task in overrides 'mnil'. Did you mean 'mnli'"),
         ("- gpu", "a profile is a list of keys"),
         ("a: [", "is no valid YAML"),
     ],
@@ -136,6 +137,16 @@ def test_the_last_override_that_fits_a_run_wins() -> None:
     teacher, student = profile.resources(planned("a", "mnli")), profile.resources(planned("b", "rte", "t"))
     assert (teacher.time, teacher.gpus, teacher.pack) == (1440, 2, 1)
     assert (student.time, student.gpus, student.pack) == (60, 1, 4)
+
+
+def test_the_command_line_wins_over_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("pack: 2\noverrides: [{tasks: [mrpc], pack: 4, time: 1h}]")
+    profile = load_profile(path, {"pack": 7, "throttle": 3})
+    asked = profile.resources(planned("a"))
+    assert (asked.pack, asked.time, profile.throttle) == (7, 60, 3)
+    assert profile.resources(planned("a", "rte")).pack == 7
+    assert load_profile(path).resources(planned("a")).pack == 4
 
 
 def test_a_profile_is_frozen_and_complete_before_anything_starts() -> None:
@@ -250,6 +261,8 @@ def test_a_dry_run_shows_the_batch_scripts_and_needs_no_slurm(
         (["--profile", "a100"], "--profile needs --launcher slurm"),
         (["--detach"], "--detach needs --launcher slurm"),
         (["--launcher", "slurm"], "--launcher slurm needs --profile"),
+        (["--launcher", "slurm", "--profile", "a100", "--jobs", "2"], "--jobs needs --launcher local"),
+        (["--launcher", "slurm", "--profile", "a100", "--runs-per-gpu", "2"], "--runs-per-gpu needs --launcher local"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(
@@ -514,6 +527,12 @@ def test_the_cluster_script_says_what_is_missing(tmp_path: Path) -> None:
     answer = subprocess.run(line, capture_output=True, text=True, check=False)
     assert answer.returncode == 1
     assert "apt-get install" in answer.stderr or "too long for a Unix socket" in answer.stderr
+
+
+def test_the_cluster_script_says_what_it_needs() -> None:
+    script = Path(__file__).parents[2] / "slurm" / "cluster.py"
+    told = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, check=True).stdout
+    assert "\nIt needs Debian's packages `slurmctld " in told
 
 
 def test_plans_survive_as_json(order: Order) -> None:
