@@ -266,19 +266,25 @@ def _preview(
     gpus, estimate = usable_gpus(), _estimate(launch)
     if options.probe:
         probe(left, _probe_settings(launch, options, gpus), estimate)
-    workers = min(profile.throttle or len(left), len(left)) if profile else _workers(left, options, gpus)
-    for line in [*_jobs(left, workers, gpus, profile), *estimate_lines(left, estimate, workers, gpus)]:
+    workers, lines = _cluster_jobs(left, profile) if profile else _local_jobs(left, options, gpus)
+    on_gpus = profile.gpus > 0 if profile else bool(gpus)
+    for line in [*lines, *estimate_lines(left, estimate, workers, on_gpus)]:
         print(line)
 
 
-def _jobs(left: Sequence[PlannedRun], workers: int, gpus: Sequence[str], profile: "Profile | None") -> Sequence[str]:
-    """What the runs become: processes of this machine, or the batch scripts of a cluster."""
-    if profile is None:
-        return [local_jobs(left, workers, gpus)]
-    from suites.slurm import sbatch_preview
+def _local_jobs(
+    left: Sequence[PlannedRun], options: argparse.Namespace, gpus: Sequence[str]
+) -> tuple[int, Sequence[str]]:
+    """How many runs go on at a time, and the processes of this machine that the runs become."""
+    workers = _workers(left, options, gpus)
+    return workers, [local_jobs(left, workers, gpus)]
 
-    scripts: Sequence[str] = sbatch_preview(left, profile)
-    return scripts
+
+def _cluster_jobs(left: Sequence[PlannedRun], profile: "Profile") -> tuple[int, Sequence[str]]:
+    """How many runs go on at a time where no job waits, and the batch scripts that the runs become."""
+    from suites.slurm import runs_at_once, sbatch_preview
+
+    return runs_at_once(left, profile), sbatch_preview(left, profile)
 
 
 def _probe_settings(launch: Launch, options: argparse.Namespace, gpus: tuple[str, ...]) -> LocalSettings:

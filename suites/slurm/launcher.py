@@ -21,7 +21,7 @@ from suites.claims import mark_failed
 from suites.display import Display
 from suites.plan import PlannedRun
 from suites.slurm import queue
-from suites.slurm.arrays import Array, make_arrays
+from suites.slurm.arrays import Array, at_once, make_arrays
 from suites.slurm.job import Job, worker_command
 from suites.slurm.order import Order
 from suites.slurm.profile import Profile
@@ -300,6 +300,11 @@ def parameters(array: Array, name: str, code: Path, numbers: Mapping[str, str], 
         # In the copy of the sources: Python looks for modules in the folder that it is started in first.
         "additional_parameters": {"requeue": True, "chdir": code, **profile.sbatch},
     }
+
+
+def runs_at_once(plan: Sequence[PlannedRun], profile: Profile, largest: int = DEFAULT_LARGEST) -> int:
+    """How many of the runs may go on at the same time, if the cluster has room for every job."""
+    return at_once(make_arrays(plan, profile, largest))
 
 
 def sbatch_preview(plan: Sequence[PlannedRun], profile: Profile, largest: int = DEFAULT_LARGEST) -> list[str]:

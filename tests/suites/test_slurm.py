@@ -23,7 +23,7 @@ from suites.plan import PlannedRun, write_plan
 from suites.run import main
 from suites.slurm import launcher as launching
 from suites.slurm import queue
-from suites.slurm.arrays import make_arrays
+from suites.slurm.arrays import at_once, make_arrays
 from suites.slurm.job import Job, worker_command
 from suites.slurm.launcher import sbatch_preview
 from suites.slurm.order import Order
@@ -195,6 +195,32 @@ def test_arrays_that_run_together_keep_to_the_throttle(tasks: dict[str, int], la
         running = [array for array in arrays if (array.after[0] in ended if array.after else array.name not in ended)]
         assert all(array.throttle for array in arrays)
         assert sum(array.throttle or 0 for array in running) <= max(throttle, 0) + len(running) - 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, 12),  # students wait for their teacher
+        ({"pack": 4}, 3),  # the runs of a job one after the other
+        ({"pack": 4, "gpus": 4}, 12),
+        ({"pack": 4, "gpus": 2, "throttle": 2}, 4),
+        ({"pack": 50}, 1),
+        ({"gpus": 0, "cpus": 3, "pack": 6}, 6),
+    ],
+)
+def test_as_many_runs_go_on_at_a_time_as_jobs_have_room_for(keys: dict[str, Any], expected: int) -> None:
+    assert at_once(make_arrays(grid({"mrpc": 12}), Profile.model_validate(keys), 1000)) == expected
+
+
+def test_the_estimate_of_a_dry_run_is_the_clusters(
+    suite_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text("pack: 50")
+    where = [str(suite_file), "--store", str(tmp_path / "runs"), "--execute-probe", "fake_runs:execute_probe"]
+    cluster = ["--launcher", "slurm", "--profile", str(tmp_path / "mine.yaml")]
+    assert main([*where, *cluster, "--only", "task=mrpc", "--probe"]) == 0
+    # Two jobs at a time: 40 s for the teacher and 4 students of 100 s in its lane, 2 students without a teacher.
+    assert "estimate: 0.18 GPU-hours, done in 6 min" in capsys.readouterr().out
 
 
 def test_without_a_throttle_slurm_decides() -> None:
