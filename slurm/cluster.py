@@ -6,9 +6,8 @@
     python slurm/cluster.py node down n1        # as when a node loses power; `node up n1` brings it back
     python slurm/cluster.py stop                # --clean forgets jobs and accounting too
 
-    sinfo; python -m suites.run glue_ablation --launcher slurm --profile one_machine
-Debian's packages `slurmctld slurmd slurm-client munge slurmdbd mariadb-server-core`. Everything lies in one folder
-(--root), listens on the loopback interface alone, and meets no Slurm or munge that the machine may run otherwise.
+It needs Debian's packages `slurmctld slurmd slurm-client munge slurmdbd mariadb-server-core`. Everything lies in one
+folder (--root), listens on the loopback interface alone, and meets no Slurm or munge that the machine has otherwise.
 """
 
 import argparse

@@ -13,12 +13,11 @@ heartbeat is watched for longer than it ever pauses.
 
 import errno
 import json
-import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from uuid import uuid4
 
 from gppdfd.errors import DataError
 from gppdfd.files import write_json
+from suites.locks import create, lock, lock_if_free
 from suites.pace import Pace
 from suites.store import (
     CHECKPOINT,
@@ -42,15 +42,13 @@ from suites.store import (
     WORK_PREFIX,
     Holder,
     Progress,
+    State,
     Store,
-    process_ticks,
     read_json,
-    this_machine,
+    this_process,
 )
 
-TAKEOVER, TRASH_PREFIX = "takeover", ".old-"
-# A take-over lasts milliseconds; a lock of this age was left by a process that died within it.
-TAKEOVER_SECONDS = 60.0
+TAKEOVER, FORGETTING, TRASH_PREFIX = "takeover", ".forgetting", ".old-"
 
 FailureKind = Literal["error", "died", "blocked"]
 
@@ -164,11 +162,11 @@ def claim(store: Store, run_id: str) -> Claim | None:
     Returns:
         The claim; None if the run is done, or another living process holds it.
     """
-    wanted = _new_holder()
+    wanted = this_process()
     store.folder(run_id).mkdir(parents=True, exist_ok=True)
     if (store.folder(run_id) / DONE).exists():
         return None
-    if not _create(store.folder(run_id) / CLAIM, asdict(wanted)) and not _take_over(store, run_id, wanted):
+    if not create(store.folder(run_id) / CLAIM, asdict(wanted)) and not _take_over(store, run_id, wanted):
         return None
     made = Claim(store, run_id, wanted.token)
     _remove_attempts(made.folder)
@@ -195,13 +193,24 @@ def give_back(store: Store, run_id: str) -> None:
 
 
 def forget_failure(store: Store, run_id: str) -> None:
-    """Make a failed run one that is missing."""
-    (store.folder(run_id) / FAILED).unlink(missing_ok=True)
+    """Make a failed run one that is missing; one that somebody does again, or has done again, is left alone."""
+    if made := claim(store, run_id):
+        (made.folder / FAILED).unlink(missing_ok=True)
+        made.release()
 
 
-def forget_result(store: Store, run_id: str) -> None:
-    """Make a done run one that is missing; only its log and its settings stay."""
-    folder = store.folder(run_id)
+def forget_result(store: Store, run_id: str, unwanted: Callable[[], bool]) -> None:
+    """Make a done run one that is missing; only its log and its settings stay.
+
+    Args:
+        unwanted: whether the result is still one to be forgotten; another launch may have done the run again since.
+    """
+    with lock(store.root / FORGETTING):
+        if store.state(run_id) is State.DONE and unwanted():
+            _remove_result(store.folder(run_id))
+
+
+def _remove_result(folder: Path) -> None:
     trash = folder / f"{TRASH_PREFIX}{uuid4().hex}"
     trash.mkdir()
     # The commit goes first, so that nobody finishes what is left of it, and the marker last, so that all is moved.
@@ -280,30 +289,11 @@ class Heartbeat:
                 self._lost = True
 
 
-def _new_holder() -> Holder:
-    host, namespace = this_machine()
-    pid = os.getpid()
-    return Holder(host, namespace, pid, process_ticks(pid) or "", uuid4().hex, time.time())
-
-
-def _create(path: Path, content: dict[str, Any]) -> bool:
-    """Create a JSON file with its whole content in one step; False if there is one already."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.new")
-    write_json(temporary, content)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink()
-    return True
-
-
 def _take_over(store: Store, run_id: str, wanted: Holder) -> bool:
     """Replace a claim whose holder is presumed dead."""
     if not _abandoned(store, run_id) or _stirs(store, run_id):
         return False
-    with _takeover_lock(store.folder(run_id)) as locked:
+    with lock_if_free(store.folder(run_id) / TAKEOVER) as locked:
         # Asked again under the lock: a quicker process may have taken the run over since.
         if not locked or not _abandoned(store, run_id):
             return False
@@ -323,25 +313,6 @@ def _stirs(store: Store, run_id: str) -> bool:
     before = read_json(store.folder(run_id) / HEARTBEAT)
     time.sleep(store.watch)
     return read_json(store.folder(run_id) / HEARTBEAT) != before
-
-
-@contextmanager
-def _takeover_lock(folder: Path) -> Iterator[bool]:
-    path = folder / TAKEOVER
-    if not _create(path, {"pid": os.getpid()}):
-        _remove_old_lock(path)
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _remove_old_lock(path: Path) -> None:
-    with suppress(FileNotFoundError):
-        if time.time() - path.stat().st_mtime > TAKEOVER_SECONDS:
-            path.unlink()
 
 
 def _remove_attempts(folder: Path) -> None:

@@ -30,7 +30,7 @@ from gppdfd.interface import Setting
 from gppdfd.logbook import Timings
 from gppdfd.measure import latencies
 from gppdfd.memory import PeakMemory
-from gppdfd.models import load_encoder, load_tokenizer
+from gppdfd.models import load_encoder, load_tokenizer, model_content
 from gppdfd.passes import Shape, longest_input
 from gppdfd.pruned import load_pruned, save
 from gppdfd.structure import WEIGHT, Keep, Structure, adapter_for
@@ -95,7 +95,9 @@ class Run:
         self.device = prepare_device(config)
         self.memory = PeakMemory(self.device)
         self.earlier_peak: int | None = 0
+        self._check_model()
         self.data, self.encoded = self._read_data(data_dir)
+        self._check_data()
         self.teacher_config = config.teacher_config()
         self.teacher = self._load_teacher()
 
@@ -168,6 +170,16 @@ class Run:
         return load_encoded(
             config.task, data.source, data_dir, data.max_train_rows, data.max_length, config.model, cache_dir
         )
+
+    def _check_model(self) -> None:
+        """What is recorded, and hashed into the id, must be what the run is done with."""
+        config = self.config
+        if config.model_content is not None and model_content_once(config.model) != config.model_content:
+            raise DataError(f"the files of the model {config.model} have changed since the launch: launch again")
+
+    def _check_data(self) -> None:
+        if self.config.data_content not in (None, self.data.content):
+            raise DataError(f"the data of {self.config.task} have changed since the launch: launch again")
 
     def _save(self, trained: Trained, evaluations: Mapping[str, Evaluation]) -> None:
         save(trained.model, self.folder / "model", load_tokenizer_once(self.config.model))
@@ -365,6 +377,12 @@ def load_encoded(
 def load_tokenizer_once(model: str) -> Any:
     """Tokenizer of a model."""
     return load_tokenizer(model)
+
+
+@cache
+def model_content_once(model: str) -> str | None:
+    """Content hash of a model's files: large ones are read once per process."""
+    return model_content(model)
 
 
 @lru_cache(maxsize=2)

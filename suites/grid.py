@@ -9,6 +9,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from gppdfd.errors import UsageError, unknown
@@ -264,7 +265,7 @@ class RunMaker:
             "method": self._recipe(method, task).method or method,
             "sparsity": point.sparsity,
             "seed": point.seed,
-            "model": preset.model,
+            "model": _whole_path(preset.model),
             "model_content": self._inputs.model,
             "data": preset.data,
             "data_content": self._inputs.data[task],
@@ -287,6 +288,11 @@ class RunMaker:
         recipe = self._recipe(point.row.method, point.task).training
         overrides = [rule.training for rule in self._overrides if point.within(rule)]
         return reduce(merged, [recipe, *overrides, self._request.training], dict(self._preset.training))
+
+
+def _whole_path(model: str) -> str:
+    """Where a local model lies, whatever folder a worker is started in; the path is no part of the run's id."""
+    return str(Path(model).absolute()) if model != "micro" and Path(model).is_dir() else model
 
 
 def _refuse_unreachable(runs: Iterable[GridRun], request: Request, where: str) -> None:

@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from uuid import uuid4
 
 from gppdfd.files import write_json
-from suites.store import Holder, Store, process_ticks, read_json, this_machine
+from suites.store import Holder, Store, read_json, this_process
 
 FOLDER = "launches"
 LOOK_SECONDS = 1.0
@@ -52,6 +51,11 @@ class Announced:
         """How often somebody asked it to stop."""
         return int((read_json(self.request) or {}).get("times", 0))
 
+    def announce(self) -> None:
+        """Let others see it."""
+        told = {"suite": self.suite, "preset": self.preset, "launcher": self.launcher, "holder": asdict(self.holder)}
+        write_json(self.path, told)
+
     def ask_to_stop(self) -> None:
         """Ask once more: the first time runs finish their step and are given back, then they stop at once."""
         write_json(self.request, {"times": self.requests + 1})
@@ -78,12 +82,12 @@ def announced(
         on_stop: called in a thread of its own for every request to stop.
         seconds: time between two looks for requests.
     """
-    for dead in [launch for launch in _announced(store) if _dead(store, launch)]:
-        _remove(dead)
-    holder, ended = _this_process(), threading.Event()
+    # One that is only silent may have been asleep with its machine, and wake up.
+    for gone in [launch for launch in _announced(store) if launch.holder.gone]:
+        _remove(gone)
+    holder, ended = this_process(), threading.Event()
     launch = Announced(store.root / FOLDER / f"{holder.token}.json", suite, preset, launcher, holder)
-    told = {"suite": suite, "preset": preset, "launcher": launcher, "holder": asdict(holder)}
-    write_json(launch.path, told)
+    launch.announce()
     thread = threading.Thread(target=_watch, args=(launch, on_stop, seconds, ended), name="stop requests", daemon=True)
     thread.start()
     try:
@@ -112,10 +116,17 @@ def _watch(launch: Announced, on_stop: Callable[[], None], seconds: float, ended
     while not ended.wait(seconds):
         # A store that is out of reach for a moment is there again at the next look.
         with suppress(OSError):
-            os.utime(launch.path)
+            _give_sign(launch)
             while heard < launch.requests:
                 heard += 1
                 on_stop()
+
+
+def _give_sign(launch: Announced) -> None:
+    try:
+        os.utime(launch.path)
+    except FileNotFoundError:  # somebody took it for dead
+        launch.announce()
 
 
 def _read(path: Path) -> Announced | None:
@@ -135,9 +146,3 @@ def _silence(path: Path) -> float:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
-
-
-def _this_process() -> Holder:
-    host, namespace = this_machine()
-    pid = os.getpid()
-    return Holder(host, namespace, pid, process_ticks(pid) or "", uuid4().hex, time.time())

@@ -129,11 +129,15 @@ class Worker:
 
 @dataclass
 class Slot:
-    """The place of one worker: its device, its process, what that has in memory and what it is doing."""
+    """The place of one worker: its device, its process, what that has in memory and what it is doing.
+
+    `started` says that the process has told that it works on the run.
+    """
 
     gpu: str | None
     worker: Worker | None = None
     run: PlannedRun | None = None
+    started: bool = False
     warm: Warm = field(default_factory=Warm)
 
 
@@ -226,7 +230,7 @@ class LocalLauncher:
             self._retire(slot)
         if slot.worker is None:
             slot.worker = Worker(self._settings, run.threads, slot.gpu, self._events)
-        slot.run = run
+        slot.run, slot.started = run, False
         slot.warm.add(run)
         slot.worker.order(run)
 
@@ -234,6 +238,11 @@ class LocalLauncher:
         """Stop an idle worker: libraries take the number of threads only when they are loaded."""
         if slot.worker:
             slot.worker.stop()
+        self._let_go(slot)
+
+    def _let_go(self, slot: Slot) -> None:
+        """Leave a worker to its end; the next run in its place starts another one."""
+        if slot.worker:
             self._retired.append(slot.worker)
         slot.worker, slot.warm = None, Warm()
 
@@ -255,11 +264,14 @@ class LocalLauncher:
         elif slot.run is None:
             return
         elif event.kind == "started":
+            slot.started = True
             self._display.started(slot.run)
         elif event.kind == "progress":
             self._display.progressed(slot.run, Progress(**event.content))
         else:
             run, slot.run = slot.run, None
+            if event.content.get("leaving"):
+                self._let_go(slot)
             self._conclude(run, event)
 
     def _conclude(self, run: PlannedRun, event: Event) -> None:
@@ -278,8 +290,10 @@ class LocalLauncher:
         if not worker.ready:
             raise DataError(f"a worker process cannot start:\n{worker.last_words}")
         run, slot.run, slot.worker, slot.warm = slot.run, None, None, Warm()
-        if run:
+        if run and slot.started:
             self._bury(run, _end_in_words(worker.wait()))
+        elif run:  # it ended before it read the order: no death of this run
+            self._settle(run, self._store.state(run.run_id))
 
     def _bury(self, run: PlannedRun, reason: str) -> None:
         """Do a run once more whose worker died, and mark it as failed if that was not the first."""

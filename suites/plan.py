@@ -89,11 +89,11 @@ def make_plan(suite: Suite, request: Request) -> list[PlannedRun]:
 
 
 def with_earlier(
-    plan: Sequence[PlannedRun], suite: Suite, request: Request, rows: Iterable[Mapping[str, Any]]
+    plan: Sequence[PlannedRun], suite: Suite, request: Request, rows: Sequence[Mapping[str, Any]]
 ) -> list[PlannedRun]:
     """A plan and those runs of an earlier one that the same settings still make.
 
-    `--only` narrows what a launch does, not what tables and status show.
+    `--only` and `--seeds` narrow what a launch does, not what tables and status show.
 
     Args:
         rows: the stored plan of the earlier launch.
@@ -106,9 +106,17 @@ def with_earlier(
     tasks = sorted(set(earlier.values()) & set(possible))
     if not tasks:
         return list(plan)
-    whole = make_plan(suite, replace(request, only=[f"task={','.join(tasks)}"]))
+    everything = replace(request, only=[f"task={','.join(tasks)}"])
+    whole = make_plan(_with_seeds(suite, request.preset, {row["seed"] for row in rows}), everything)
     kept = [run for run in whole if run.run_id in earlier]
     return sorted([*plan, *kept], key=lambda run: run.role == "student")
+
+
+def _with_seeds(suite: Suite, name: str, seeds: Iterable[int]) -> Suite:
+    """A suite in whose preset `name` these seeds are done too."""
+    preset = suite.preset(name)
+    all_ = tuple(sorted({*(preset.seeds or suite.seeds), *seeds}))
+    return suite.model_copy(update={"presets": {**suite.presets, name: preset.model_copy(update={"seeds": all_})}})
 
 
 def write_plan(plan: Sequence[PlannedRun], path: Path) -> None:

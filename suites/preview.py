@@ -37,11 +37,11 @@ def local_jobs(left: Sequence[PlannedRun], workers: int, gpus: Sequence[str]) ->
     )
 
 
-def estimate_lines(left: Sequence[PlannedRun], estimate: Estimate, workers: int, gpus: Sequence[str]) -> Iterator[str]:
+def estimate_lines(left: Sequence[PlannedRun], estimate: Estimate, workers: int, on_gpus: bool) -> Iterator[str]:
     """Expected work and end, with what they rest on; `no estimate` where nothing that is alike was measured."""
     expected = forecast(left, estimate, workers)
     if len(expected.unknown) < len(left):
-        yield _expected(expected, len(left), bool(gpus))
+        yield _expected(expected, len(left), on_gpus)
         yield from (f"  {number} of them from {basis}" for basis, number in expected.bases.items())
     if expected.unknown:
         yield f"no estimate for {_number(len(expected.unknown), 'run')} ({_names(expected.unknown)}): see --probe"

@@ -75,8 +75,8 @@ def _forget(store: Store, run_id: str) -> None:
     state = store.state(run_id)
     if state in (State.FAILED, State.BLOCKED):
         forget_failure(store, run_id)
-    elif state is State.DONE and _expected(store, run_id) is None:
-        forget_result(store, run_id)
+    elif state is State.DONE:
+        forget_result(store, run_id, lambda: _expected(store, run_id) is None)
 
 
 def _expected(probes: Store, run_id: str) -> float | None:

@@ -40,11 +40,11 @@ def is_stale(store: Store, run_id: str) -> bool:
 
 
 def forget(store: Store, run_id: str) -> None:
-    """Turn a failed or finished run into one that is missing."""
+    """Turn a failed or stale run into one that is missing, unless it is done again by now."""
     if store.state(run_id) is State.FAILED:
         forget_failure(store, run_id)
     else:
-        forget_result(store, run_id)
+        forget_result(store, run_id, lambda: is_stale(store, run_id))
 
 
 def _not_retried(name: str, states: Mapping[str, State], failed: Sequence[str]) -> UsageError:

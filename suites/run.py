@@ -4,10 +4,11 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gppdfd.cli import at_least_one, parse, run_command
 from gppdfd.errors import DataError, UsageError
@@ -17,6 +18,7 @@ from suites.display import make_display
 from suites.estimate import Estimate, measured_runs
 from suites.launches import announced, launches
 from suites.local import LocalLauncher, LocalSettings, default_jobs, usable_gpus
+from suites.locks import lock
 from suites.plan import PlannedRun, make_plan, with_earlier, write_plan
 from suites.preview import counts, estimate_lines, local_jobs, run_lines
 from suites.probe import PROBE, probe, probe_store, probed_runs
@@ -117,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         "--jobs",
         type=at_least_one,
         metavar="N",
-        help="worker processes (default: one per GPU, else per core)",
+        help="worker processes on this machine (default: one per GPU, else per core)",
     )
     add("--runs-per-gpu", type=at_least_one, default=1, metavar="K", help="worker processes per GPU (default: 1)")
     add("--checkpoint-every", type=_minutes, default=EVERY_SECONDS / 60, metavar="MINUTES",
@@ -166,15 +168,28 @@ def _prepare(options: argparse.Namespace) -> Launch:
 
 
 def _store_plan(launch: Launch) -> None:
-    """Write the plan that tables are made from; what earlier launches did with the same settings stays in it."""
-    plan = launch.plan
-    if launch.plan_path.exists():
-        rows = launch.store.plan(launch.suite.name, launch.preset)
-        try:
-            plan = with_earlier(plan, launch.suite, launch.request, rows)
-        except DataError as error:
-            print(f"tables will show the runs of this launch alone: {error}", file=sys.stderr)
-    write_plan(plan, launch.plan_path)
+    """Write the plan that tables are made from; what other launches do with the same settings stays in it."""
+    stored = False
+    while not stored:
+        rows = _plan_rows(launch)
+        plan = _with_earlier(launch, rows)
+        # That took its time; another launch may have written its plan since, whose runs must stay too.
+        with lock(launch.plan_path.with_suffix(".lock")):
+            if stored := _plan_rows(launch) == rows:
+                write_plan(plan, launch.plan_path)
+
+
+def _plan_rows(launch: Launch) -> list[dict[str, Any]]:
+    """The plan in the store; empty before the first launch."""
+    return launch.store.plan(launch.suite.name, launch.preset) if launch.plan_path.exists() else []
+
+
+def _with_earlier(launch: Launch, rows: Sequence[Mapping[str, Any]]) -> list[PlannedRun]:
+    try:
+        return with_earlier(launch.plan, launch.suite, launch.request, rows)
+    except DataError as error:
+        print(f"tables will show the runs of this launch alone: {error}", file=sys.stderr)
+        return launch.plan
 
 
 def _forget_damaged(launch: Launch) -> None:
@@ -182,7 +197,7 @@ def _forget_damaged(launch: Launch) -> None:
     for run in launch.plan:
         if launch.store.damaged(run.run_id):
             print(f"{run.title}: its record was damaged, the run is done again", file=sys.stderr)
-            forget_result(launch.store, run.run_id)
+            forget_result(launch.store, run.run_id, partial(launch.store.damaged, run.run_id))
 
 
 def _launch(launch: Launch, options: argparse.Namespace) -> None:
@@ -212,6 +227,9 @@ def _profile(options: argparse.Namespace) -> "Profile | None":
         if given:
             raise UsageError(f"--{given[0]} needs --launcher slurm")
         return None
+    if options.jobs or options.runs_per_gpu > 1:
+        name = "jobs" if options.jobs else "runs-per-gpu"
+        raise UsageError(f"--{name} needs --launcher local; a cluster profile says gpus, pack and throttle")
     if options.profile is None:
         raise UsageError("--launcher slurm needs --profile: the name or file of a cluster profile, see slurm/README.md")
     from suites.slurm import load_profile
@@ -248,19 +266,25 @@ def _preview(
     gpus, estimate = usable_gpus(), _estimate(launch)
     if options.probe:
         probe(left, _probe_settings(launch, options, gpus), estimate)
-    workers = min(profile.throttle or len(left), len(left)) if profile else _workers(left, options, gpus)
-    for line in [*_jobs(left, workers, gpus, profile), *estimate_lines(left, estimate, workers, gpus)]:
+    workers, lines = _cluster_jobs(left, profile) if profile else _local_jobs(left, options, gpus)
+    on_gpus = profile.gpus > 0 if profile else bool(gpus)
+    for line in [*lines, *estimate_lines(left, estimate, workers, on_gpus)]:
         print(line)
 
 
-def _jobs(left: Sequence[PlannedRun], workers: int, gpus: Sequence[str], profile: "Profile | None") -> Sequence[str]:
-    """What the runs become: processes of this machine, or the batch scripts of a cluster."""
-    if profile is None:
-        return [local_jobs(left, workers, gpus)]
-    from suites.slurm import sbatch_preview
+def _local_jobs(
+    left: Sequence[PlannedRun], options: argparse.Namespace, gpus: Sequence[str]
+) -> tuple[int, Sequence[str]]:
+    """How many runs go on at a time, and the processes of this machine that the runs become."""
+    workers = _workers(left, options, gpus)
+    return workers, [local_jobs(left, workers, gpus)]
 
-    scripts: Sequence[str] = sbatch_preview(left, profile)
-    return scripts
+
+def _cluster_jobs(left: Sequence[PlannedRun], profile: "Profile") -> tuple[int, Sequence[str]]:
+    """How many runs go on at a time where no job waits, and the batch scripts that the runs become."""
+    from suites.slurm import runs_at_once, sbatch_preview
+
+    return runs_at_once(left, profile), sbatch_preview(left, profile)
 
 
 def _probe_settings(launch: Launch, options: argparse.Namespace, gpus: tuple[str, ...]) -> LocalSettings:

@@ -29,6 +29,7 @@ from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 LAYOUT, LAYOUT_FILE = 2, "store.json"
 """Version of the layout above. Stores of version 1 had neither `store.json` nor checkpoints; else they are the same."""
@@ -260,6 +261,13 @@ def _process_namespace() -> str:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         return ""
+
+
+def this_process() -> Holder:
+    """This process, with a new token."""
+    host, namespace = this_machine()
+    pid = os.getpid()
+    return Holder(host, namespace, pid, process_ticks(pid) or "", uuid4().hex, time.time())
 
 
 def process_ticks(pid: int) -> str | None:

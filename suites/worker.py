@@ -78,10 +78,11 @@ class Worker:
 
     def do(self, run_id: str, config: dict[str, Any]) -> bool:
         """Do one run and tell how it ended: `done`, `failed`, `stopped`, `busy` if somebody else has it, or
-        `unwritable` if the store cannot be written, which is no fault of the run.
+        `unwritable` if the store cannot be written, which is no fault of the run. What is told last says
+        `leaving`, so that the launcher gives no other run to a process that is about to end.
 
         Returns:
-            False if the run failed.
+            False if this process must end: an error on a GPU can leave it unusable.
 
         Raises:
             Stopped: as asked for; the run is given back with a checkpoint.
@@ -90,10 +91,11 @@ class Worker:
         try:
             outcome = self._outcome(run_id, config)
         except Stopped:
-            self.channel.send("stopped")
+            self.channel.send("stopped", leaving=True)
             raise
-        self.channel.send(outcome.event, **outcome.content)
-        return outcome.event != "failed"
+        leaving = outcome.event == "failed" and _uses_gpu()
+        self.channel.send(outcome.event, leaving=leaving, **outcome.content)
+        return not leaving
 
     def _outcome(self, run_id: str, config: dict[str, Any]) -> Outcome:
         try:
@@ -181,8 +183,7 @@ def main() -> None:
 
 def _serve(worker: Worker) -> None:
     for line in iter(sys.stdin.readline, ""):
-        if not worker.do(**json.loads(line)) and _uses_gpu():
-            # An error on a GPU can leave it unusable for this process: let the launcher start another one.
+        if not worker.do(**json.loads(line)):
             return
 
 

@@ -133,6 +133,18 @@ def test_teacher_below_its_floor_is_refused_by_name(store: Path, monkeypatch) ->
         done(run, store)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_content": "old"}, "the files of the model micro have changed since the launch"),
+        ({"data_content": "old"}, "the data of sst2 have changed since the launch"),
+    ],
+)
+def test_a_run_is_not_done_with_other_files_than_those_of_its_id(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        done(config("dense", **changes), tmp_path)
+
+
 def test_unfinished_teacher_is_refused(tmp_path: Path) -> None:
     run = config()
     (tmp_path / run.run_id).mkdir()

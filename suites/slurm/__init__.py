@@ -13,7 +13,7 @@ launcher.py    submits and follows
 from importlib import import_module
 from typing import Any
 
-_PLACES = {"sbatch_preview": "launcher", "SlurmLauncher": "launcher", "SlurmSettings": "launcher"}
+_PLACES = dict.fromkeys(("SlurmLauncher", "SlurmSettings", "runs_at_once", "sbatch_preview"), "launcher")
 _PLACES |= {"load_profile": "profile", "Profile": "profile"}
 
 

@@ -71,6 +71,24 @@ def make_arrays(
     return _throttled([*teachers, *students], profile.throttle)
 
 
+def at_once(arrays: Iterable[Array]) -> int:
+    """How many runs of a launch may go on at the same time, as far as its arrays say.
+
+    Teachers and the students that wait for them never run together.
+    """
+    lanes: dict[str, Counter[bool]] = defaultdict(Counter)
+    for array in arrays:
+        gpus, cpus = array.resources.gpus, array.resources.cpus
+        jobs = sorted((min(room(gpus, cpus, job), len(job)) for job in array.jobs), reverse=True)
+        lanes[_lane(array)][bool(array.after)] += sum(jobs[: array.throttle])
+    return sum(max(lane.values()) for lane in lanes.values())
+
+
+def room(gpus: int, cpus: int, runs: Iterable[PlannedRun]) -> int:
+    """How many runs a job has room for at a time: one per GPU, else as many as there are CPUs for their threads."""
+    return gpus or max(1, cpus // max((run.threads for run in runs), default=1))
+
+
 def pack(runs: Sequence[PlannedRun], size: int) -> list[tuple[PlannedRun, ...]]:
     """Runs in groups of `size`; those of one teacher stay together, because it stays in memory."""
     return chunks(sorted(runs, key=lambda run: run.teacher or run.run_id), size)

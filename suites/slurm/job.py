@@ -18,6 +18,7 @@ from suites.claims import mark_failed
 from suites.display import Display, Estimate, PlainDisplay
 from suites.local import LocalLauncher, LocalSettings, usable_gpus
 from suites.plan import PlannedRun
+from suites.slurm.arrays import room
 from suites.slurm.order import Order
 from suites.store import State
 
@@ -64,11 +65,10 @@ def do_runs(order: Order, run_ids: Sequence[str], display: Display) -> None:
         DataError: workers cannot start, or the store cannot be written.
     """
     runs, gpus = list(ready(order, run_ids)), usable_gpus()
-    room = len(gpus) or max(1, order.cpus // max((run.threads for run in runs), default=1))
     settings = LocalSettings(
         order.runs_store,
         order.data_dir,
-        min(room, len(run_ids)),
+        min(room(len(gpus), order.cpus, runs), len(run_ids)),
         gpus,
         order.execute,
         order.checkpoint_every,

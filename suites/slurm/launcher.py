@@ -21,7 +21,7 @@ from suites.claims import mark_failed
 from suites.display import Display
 from suites.plan import PlannedRun
 from suites.slurm import queue
-from suites.slurm.arrays import Array, make_arrays
+from suites.slurm.arrays import Array, at_once, make_arrays
 from suites.slurm.job import Job, worker_command
 from suites.slurm.order import Order
 from suites.slurm.profile import Profile
@@ -302,6 +302,11 @@ def parameters(array: Array, name: str, code: Path, numbers: Mapping[str, str], 
     }
 
 
+def runs_at_once(plan: Sequence[PlannedRun], profile: Profile, largest: int = DEFAULT_LARGEST) -> int:
+    """How many of the runs may go on at the same time, if the cluster has room for every job."""
+    return at_once(make_arrays(plan, profile, largest))
+
+
 def sbatch_preview(plan: Sequence[PlannedRun], profile: Profile, largest: int = DEFAULT_LARGEST) -> list[str]:
     """The batch scripts that runs would be submitted with, one for each array; asks Slurm nothing.
 
@@ -327,9 +332,16 @@ def _script(array: Array, numbers: Mapping[str, str], profile: Profile) -> str:
 def _setup(profile: Profile, code: Path) -> list[str]:
     """Shell lines before the job."""
     modules = [f"module load {shlex.quote(name)}" for name in profile.modules]
-    variables = [f"export {name}={shlex.quote(value)}" for name, value in profile.environment.items()]
+    given = {**_data_folder(), **profile.environment}
+    variables = [f"export {name}={shlex.quote(value)}" for name, value in given.items()]
     path = f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
     return [*modules, *variables, *profile.setup, path]
+
+
+def _data_folder() -> dict[str, str]:
+    """The variable that names the folder of the tasks' data: jobs start elsewhere, so it must be a whole path."""
+    value = os.environ.get("GPPDFD_DATA")
+    return {"GPPDFD_DATA": str(Path(value).absolute())} if value else {}
 
 
 def _executor(folder: Path) -> Any:

@@ -14,6 +14,7 @@ from suites.plan import PlannedRun, Role
 
 SHIPPED = Path(__file__).parents[2] / "slurm" / "profiles"
 
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _UNITS = {"s": 1 / 60, "min": 1, "h": 60, "d": 24 * 60}
 
 
@@ -133,23 +134,48 @@ def _slurm_minutes(days: str | None, first: str, second: str, third: str | None)
     return int(days or 0) * 24 * 60 + int(first) * 60 + int(second) + (int(third or 0) > 0)
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads `4:00:00` as it is written, which YAML 1.1 takes for a number to the base 60."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        tag = super().resolve(kind, value, implicit)
+        base_60 = tag in _NUMBERS and ":" in str(value)
+        return self.DEFAULT_SCALAR_TAG if base_60 else tag
+
+
 def load_profile(name: str | Path, changes: Mapping[str, Any] | None = None) -> Profile:
     """A profile from a file, or by its name from the repository's `slurm/profiles`.
 
     Args:
-        changes: keys that the command line sets.
+        changes: keys that the command line sets, for every run.
 
     Raises:
         UsageError: no such profile, or it is not valid.
     """
     path = _find(Path(name))
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UsageError(f"{path}: a profile is a list of keys with values, such as `partition: gpu`")
-    return validated(Profile, content | dict(changes or {}), str(path))
+    changes = dict(changes or {})
+    profile = validated(Profile, content | changes, str(path))
+    _check_tasks(profile, path)
+    asked = {name: value for name, value in changes.items() if name in Resources.model_fields}
+    # The last override that fits wins: the command line's.
+    return profile.model_copy(update={"overrides": (*profile.overrides, Override(**asked))}) if asked else profile
+
+
+def _check_tasks(profile: Profile, path: Path) -> None:
+    tasks = [task for override in profile.overrides for task in override.tasks]
+    if not tasks:
+        return
+    from gppdfd.tasks import TASK_NAMES  # late: it loads torch
+
+    for task in tasks:
+        if task not in TASK_NAMES:
+            raise UsageError(f"{path}: {unknown('task in overrides', task, TASK_NAMES)}")
 
 
 def _find(path: Path) -> Path:

@@ -3,6 +3,7 @@
 The method `walk` goes through steps with checkpoints; what it ends with tells whether a step was lost or done twice.
 """
 
+import atexit
 import errno
 import os
 import re
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -127,6 +128,9 @@ def execute(
     walked = walk(config.run_id, report, checkpoints) if act == "walk" else Walk(value=config.run_id)
     if act == "fail" or (config.is_teacher and (store_root / f"fail-{config.task}").exists()):
         raise DataError(f"{config.task} cannot be learnt")
+    if act == "spoil":
+        pretend_gpu()
+        raise DataError("the GPU is spoilt")
     if act == "full":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if act == "die":
@@ -138,6 +142,14 @@ def execute(
         raise DataError("started before its teacher was done")
     more = {"process": os.getpid(), "threads": os.environ["OMP_NUM_THREADS"], "resumed": walked.resumed}
     write_json(folder / "record.json", {**fake_record(config, walked.value), **more, "sources": sources_hash()})
+
+
+def pretend_gpu() -> None:
+    """Make this process one that uses a GPU, which takes its time to end."""
+    torch = ModuleType("torch")
+    torch.cuda = SimpleNamespace(is_initialized=lambda: True)  # type: ignore[attr-defined]
+    sys.modules["torch"] = torch
+    atexit.register(time.sleep, 0.5)
 
 
 class Walk(BaseModel):

@@ -133,6 +133,15 @@ def test_set_refuses_what_cannot_be(suite_file: Path, setting: str, message: str
         grid(suite_file, settings=[setting])
 
 
+def test_a_local_model_has_its_whole_path(suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "micro").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for model, expected in (("./encoder", str(tmp_path / "encoder")), ("micro", "micro"), ("my/model", "my/model")):
+        (run,) = grid(suite_file, "task=mrpc", "method=ok+none", "sparsity=0.8", model=model)
+        assert run.config.model_dump(mode="json")["model"] == expected
+
+
 def test_seeds_and_model_replace_those_of_the_preset(suite_file: Path) -> None:
     runs = grid(suite_file, "task=mrpc", "method=ok+none", "sparsity=0.8", seeds=3, model="my/model")
     assert [run.config.seed for run in runs] == [1, 2, 3]

@@ -63,6 +63,24 @@ def test_what_a_dead_launch_left_is_not_seen_and_removed_by_the_next(store: Stor
         assert not dead.exists()
 
 
+def test_a_launch_that_was_taken_for_dead_announces_itself_again(store: Store) -> None:
+    stopped = threading.Event()
+    with announced(store, "tiny", "micro", on_stop=stopped.set, seconds=0.01) as launch:
+        launch.path.unlink()
+        wait(launch.path.exists)
+        (seen,) = launches(store, "tiny")
+        seen.ask_to_stop()
+        assert stopped.wait(10)
+    assert launches(store, "tiny") == []
+
+
+def test_a_silent_launch_that_may_live_is_not_removed(store: Store) -> None:
+    with announced(store, "tiny", "micro", seconds=100) as asleep:
+        os.utime(asleep.path, (time.time() - 1000, time.time() - 1000))
+        with announced(store, "tiny", "mini"):
+            assert asleep.path.exists()
+
+
 def test_a_launch_of_another_machine_is_judged_by_its_signs_of_life(store: Store) -> None:
     with announced(store, "tiny", "micro", seconds=100) as launch:
         told = json.loads(launch.path.read_text())

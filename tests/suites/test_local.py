@@ -14,7 +14,7 @@ from gppdfd.errors import DataError, UsageError
 from suites import local
 from suites.claims import claim
 from suites.display import Display, Estimate
-from suites.local import LocalLauncher, LocalSettings, default_jobs, usable_gpus
+from suites.local import Event, LocalLauncher, LocalSettings, Worker, default_jobs, usable_gpus
 from suites.plan import PlannedRun
 from suites.store import State, Store
 
@@ -82,6 +82,37 @@ def test_a_run_whose_worker_dies_twice_has_failed(store: Store, plan_of: PlanOf,
     assert [run.method for run in dead] == ["die+dfd", "die+dfd"]
     assert "exit code 7" in store.reason(dead[0].run_id)
     assert (shown.finished, shown.failures) == (5, 2)
+
+
+def test_a_worker_that_leaves_after_a_failure_on_a_gpu_gets_no_other_run(
+    store: Store, plan_of: PlanOf, launch: Launch
+) -> None:
+    released: list[PlannedRun] = []
+
+    class Watched(Display):
+        def released(self, run: PlannedRun) -> None:
+            released.append(run)
+
+    plan = plan_of("task=mrpc", method="spoil+none")
+    shown = launch(plan, jobs=1, display=Watched)
+    assert released == []
+    assert [store.failure(run.run_id)["kind"] for run in plan if run.method == "spoil+none"] == ["error", "error"]
+    assert (shown.finished, shown.failures) == (5, 2)
+
+
+def test_a_worker_that_ends_before_it_starts_a_run_is_no_death_of_the_run(store: Store, plan_of: PlanOf) -> None:
+    (run,) = plan_of("task=mrpc", "method=ok+none", "sparsity=0.8")
+    launcher = LocalLauncher([], LocalSettings(store), Display([run], (), 1, Estimate()))
+    (slot,) = launcher._slots
+    for _ in range(local.DEATHS):
+        worker = Worker(LocalSettings(store, execute="fake_runs:execute"), 1, None, launcher._events)
+        slot.worker, slot.run = worker, run
+        worker.kill()
+        worker.wait()
+        worker.ready = True
+        launcher._handle(slot, Event(worker, "exit"))
+    assert store.state(run.run_id) is State.MISSING
+    assert list(launcher._schedule.waiting) == [run.run_id]
 
 
 def test_a_run_whose_worker_was_killed_goes_on_from_its_checkpoint(

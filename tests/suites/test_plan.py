@@ -71,15 +71,24 @@ def test_unreachable_points_asked_for_by_name_are_refused(plan_of, only: str) ->
 
 
 def test_a_narrower_launch_keeps_the_earlier_runs_of_the_same_settings(suite_file: Path, plan_of: PlanOf) -> None:
-    earlier = [{"run_id": run.run_id, "task": run.task} for run in plan_of()]
+    earlier = [{"run_id": run.run_id, "task": run.task, "seed": run.seed} for run in plan_of()]
     request = Request(only=["task=mrpc", "method=ok+none"])
     suite = load_suite(str(suite_file), request)
     plan = with_earlier(make_plan(suite, request), suite, request, earlier)
     assert sorted(run.run_id for run in plan) == sorted(row["run_id"] for row in earlier)
 
 
+def test_a_launch_of_fewer_seeds_keeps_the_earlier_ones(suite_file: Path) -> None:
+    three = Request(seeds=3)
+    earlier = make_plan(load_suite(str(suite_file), three), three)
+    suite = load_suite(str(suite_file), Request())
+    rows = [{"run_id": run.run_id, "task": run.task, "seed": run.seed} for run in earlier]
+    plan = with_earlier(make_plan(suite, Request()), suite, Request(), rows)
+    assert sorted(run.run_id for run in plan) == sorted(run.run_id for run in earlier)
+
+
 def test_runs_of_other_settings_leave_the_plan(suite_file: Path, plan_of: PlanOf) -> None:
-    earlier = [{"run_id": run.run_id, "task": run.task} for run in plan_of()]
+    earlier = [{"run_id": run.run_id, "task": run.task, "seed": run.seed} for run in plan_of()]
     request = Request(only=["task=mrpc"], settings=["training.epochs=9", "teacher.epochs=9"])
     suite = load_suite(str(suite_file), request)
     own = make_plan(suite, request)

@@ -8,11 +8,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from suites import run as command
+from suites.plan import PlannedRun
 from suites.run import main
 from suites.sources import sources_hash
 from suites.store import State, Store
@@ -82,6 +83,22 @@ def test_a_launch_does_all_and_a_relaunch_nothing(run_suite: Run, store: Store) 
     again = run_suite()
     assert (again.code, again.err) == (0, "")
     assert again.out.startswith("14 done; runs in")
+
+
+def test_two_launches_at_once_keep_each_others_runs_in_the_plan(
+    run_suite: Run, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, others = command.with_earlier, iter(["task=stsb"])
+
+    def slowly(*told: Any) -> list[PlannedRun]:
+        for other in others:  # launched while this one works out its plan
+            run_suite("--only", other, "method=alone")
+        return make(*told)
+
+    monkeypatch.setattr(command, "with_earlier", slowly)
+    run_suite("--only", "task=mrpc", "method=alone")
+    assert {row["task"] for row in store.plan("tiny", "micro")} == {"mrpc", "stsb"}
+    assert [path.name for path in (store.root / "plans").iterdir()] == ["tiny-micro.parquet"]
 
 
 def test_a_failed_run_gives_exit_code_1_and_waits_for_retry(run_suite: Run, suite_file: Path, store: Store) -> None:

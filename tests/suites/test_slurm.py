@@ -23,7 +23,7 @@ from suites.plan import PlannedRun, write_plan
 from suites.run import main
 from suites.slurm import launcher as launching
 from suites.slurm import queue
-from suites.slurm.arrays import make_arrays
+from suites.slurm.arrays import at_once, make_arrays
 from suites.slurm.job import Job, worker_command
 from suites.slurm.launcher import sbatch_preview
 from suites.slurm.order import Order
@@ -95,6 +95,7 @@ def test_shipped_profiles_are_valid() -> None:
         ("time: 2\ngrace: 120", "grace of 120 s leaves nothing of a time of 2 min"),
         ("container: apptainer exec x.sif", "container needs python"),
         ("overrides: [{tasks: [mnli], tiem: 1d}]", "Did you mean 'time'"),
+        ("overrides: [{tasks: [mnil], time: 1d}]", "unknown task in overrides 'mnil'. Did you mean 'mnli'"),
         ("- gpu", "a profile is a list of keys"),
         ("a: [", "is no valid YAML"),
     ],
@@ -106,6 +107,19 @@ def test_a_wrong_profile_is_refused_with_the_way_out(tmp_path: Path, content: st
         load_profile(path)
     assert str(path) in str(error.value)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("4:00:00", 240), ("30:00", 30), ("1:30.5", None), ("90", 90), ('"4:00:00"', 240)]
+)
+def test_times_need_no_quotes(tmp_path: Path, text: str, expected: int | None) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"time: {text}\ncpus: 3\n")
+    if expected:
+        assert (load_profile(path).time, load_profile(path).cpus) == (expected, 3)
+        return
+    with pytest.raises(UsageError, match="is no time"):
+        load_profile(path)
 
 
 def test_an_unknown_profile_names_the_near_ones() -> None:
@@ -123,6 +137,16 @@ def test_the_last_override_that_fits_a_run_wins() -> None:
     teacher, student = profile.resources(planned("a", "mnli")), profile.resources(planned("b", "rte", "t"))
     assert (teacher.time, teacher.gpus, teacher.pack) == (1440, 2, 1)
     assert (student.time, student.gpus, student.pack) == (60, 1, 4)
+
+
+def test_the_command_line_wins_over_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("pack: 2\noverrides: [{tasks: [mrpc], pack: 4, time: 1h}]")
+    profile = load_profile(path, {"pack": 7, "throttle": 3})
+    asked = profile.resources(planned("a"))
+    assert (asked.pack, asked.time, profile.throttle) == (7, 60, 3)
+    assert profile.resources(planned("a", "rte")).pack == 7
+    assert load_profile(path).resources(planned("a")).pack == 4
 
 
 def test_a_profile_is_frozen_and_complete_before_anything_starts() -> None:
@@ -173,6 +197,32 @@ def test_arrays_that_run_together_keep_to_the_throttle(tasks: dict[str, int], la
         assert sum(array.throttle or 0 for array in running) <= max(throttle, 0) + len(running) - 1
 
 
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, 12),  # students wait for their teacher
+        ({"pack": 4}, 3),  # the runs of a job one after the other
+        ({"pack": 4, "gpus": 4}, 12),
+        ({"pack": 4, "gpus": 2, "throttle": 2}, 4),
+        ({"pack": 50}, 1),
+        ({"gpus": 0, "cpus": 3, "pack": 6}, 6),
+    ],
+)
+def test_as_many_runs_go_on_at_a_time_as_jobs_have_room_for(keys: dict[str, Any], expected: int) -> None:
+    assert at_once(make_arrays(grid({"mrpc": 12}), Profile.model_validate(keys), 1000)) == expected
+
+
+def test_the_estimate_of_a_dry_run_is_the_clusters(
+    suite_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text("pack: 50")
+    where = [str(suite_file), "--store", str(tmp_path / "runs"), "--execute-probe", "fake_runs:execute_probe"]
+    cluster = ["--launcher", "slurm", "--profile", str(tmp_path / "mine.yaml")]
+    assert main([*where, *cluster, "--only", "task=mrpc", "--probe"]) == 0
+    # Two jobs at a time: 40 s for the teacher and 4 students of 100 s in its lane, 2 students without a teacher.
+    assert "estimate: 0.18 GPU-hours, done in 6 min" in capsys.readouterr().out
+
+
 def test_without_a_throttle_slurm_decides() -> None:
     assert {array.throttle for array in make_arrays(grid({"mrpc": 3}), Profile(), 10)} == {None}
 
@@ -210,6 +260,15 @@ def test_further_options_reach_sbatch() -> None:
     assert "gpus" not in script
 
 
+def test_jobs_find_the_data_from_their_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GPPDFD_DATA", "data")
+    (script,) = sbatch_preview([planned("a")], Profile())
+    assert f"export GPPDFD_DATA={tmp_path / 'data'}" in script
+    (script,) = sbatch_preview([planned("a")], Profile(environment={"GPPDFD_DATA": "/scratch"}))
+    assert "export GPPDFD_DATA=/scratch\n" in script
+
+
 def test_a_dry_run_shows_the_batch_scripts_and_needs_no_slurm(
     suite_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,6 +287,8 @@ def test_a_dry_run_shows_the_batch_scripts_and_needs_no_slurm(
         (["--profile", "a100"], "--profile needs --launcher slurm"),
         (["--detach"], "--detach needs --launcher slurm"),
         (["--launcher", "slurm"], "--launcher slurm needs --profile"),
+        (["--launcher", "slurm", "--profile", "a100", "--jobs", "2"], "--jobs needs --launcher local"),
+        (["--launcher", "slurm", "--profile", "a100", "--runs-per-gpu", "2"], "--runs-per-gpu needs --launcher local"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(
@@ -492,6 +553,12 @@ def test_the_cluster_script_says_what_is_missing(tmp_path: Path) -> None:
     answer = subprocess.run(line, capture_output=True, text=True, check=False)
     assert answer.returncode == 1
     assert "apt-get install" in answer.stderr or "too long for a Unix socket" in answer.stderr
+
+
+def test_the_cluster_script_says_what_it_needs() -> None:
+    script = Path(__file__).parents[2] / "slurm" / "cluster.py"
+    told = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, check=True).stdout
+    assert "\nIt needs Debian's packages `slurmctld " in told
 
 
 def test_plans_survive_as_json(order: Order) -> None:

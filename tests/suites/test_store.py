@@ -14,8 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gppdfd.files import write_json
 from suites import claims
-from suites.claims import Claim, ClaimLostError, Heartbeat, claim, forget_failure, give_back, mark_failed
+from suites.claims import Claim, ClaimLostError, Heartbeat, claim, forget_failure, forget_result, give_back, mark_failed
+from suites.retry import forget, runs_to_retry
+from suites.sources import sources_hash
 from suites.store import CLAIM, DONE, HEARTBEAT, Progress, State, Store, process_ticks
 
 RUN = "mrpc-gpp-dfd-0.8-seed1-0123456789"
@@ -317,6 +320,40 @@ def test_the_heartbeat_stops_a_run_that_was_taken_over(store: Store) -> None:
 
         time.sleep(0.1)
         assert lost()
+
+
+def test_a_failure_is_not_forgotten_once_the_run_is_done_again(store: Store) -> None:
+    started(store).fail("error", "no reason")
+    made = started(store)
+    forget_failure(store, RUN)
+    assert (store.state(RUN), made.work.exists()) == (State.RUNNING, True)
+    made.commit(1.0)
+    forget_failure(store, RUN)
+    assert store.state(RUN) is State.DONE
+
+
+def test_a_result_is_forgotten_only_while_it_is_unwanted(store: Store) -> None:
+    started(store).commit(1.0)
+    forget_result(store, RUN, lambda: False)
+    assert store.state(RUN) is State.DONE
+    forget_result(store, RUN, lambda: True)
+    assert store.state(RUN) is State.MISSING
+    made = started(store)
+    forget_result(store, RUN, lambda: True)
+    assert (store.state(RUN), made.work.exists()) == (State.RUNNING, True)
+
+
+def test_retry_leaves_alone_what_another_launch_does_again(store: Store) -> None:
+    started(store).fail("error", "no reason")
+    chosen = runs_to_retry(store, {RUN: store.state(RUN)}, ["failed"])
+    made = started(store)
+    write_json(made.work / "record.json", {"sources": sources_hash()})
+    for state in (State.RUNNING, State.DONE):
+        for run_id in chosen:
+            forget(store, run_id)
+        assert store.state(RUN) is state
+        if state is State.RUNNING:
+            made.commit(1.0)
 
 
 def test_a_lock_left_by_a_dead_process_does_not_last(store: Store) -> None:
