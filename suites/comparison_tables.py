@@ -18,6 +18,8 @@ from suites.statistics import ALPHA, Comparison, Summary, summary
 from suites.tables import (
     CORNER,
     average_cell,
+    average_column,
+    average_in_column,
     percent,
     score_cell,
     score_column,
@@ -178,12 +180,12 @@ def _exchange_table(halves: Halves, name: str, caption: str, half: str, labels: 
         for sparsity, group in rows
     ]
     notes = (*_score_notes(), *provenance(cells.results))
-    return Table(name, caption, ("sparsity", half), (*columns, Column("avg")), tuple(blocks), notes)
+    return Table(name, caption, ("sparsity", half), (*columns, average_column(cells)), tuple(blocks), notes)
 
 
 def _score_cells(cells: Cells, row: RowKey) -> Iterator[Cell]:
     yield from (score_cell(cells, row, column) for column in cells.columns)
-    yield average_cell(cells, row)
+    yield average_in_column(cells, row)
 
 
 def _score_notes() -> tuple[str, ...]:
@@ -208,7 +210,9 @@ def matrix_table(results: Results, caption: str) -> Table | None:
         for sparsity in dict.fromkeys(row[1] for row in halves.cells.rows("student"))
     )
     notes = (
-        "Average over the tasks as in the main table; a dash: not in this suite. Bold: the best pair.",
+        "Average over the tasks as in the main table; a dash: not in this suite. Bold: the best pair among "
+        "those that met their sparsity target and are on the data of most runs.",
+        *(f"All runs: {mark}." for mark in average_column(halves.cells).marks),
         *provenance(results),
     )
     return Table("table_matrix", caption, ("sparsity", "pruner"), tuple(map(Column, distillers)), blocks, notes)
@@ -228,7 +232,7 @@ def _matrix_rows(
     cells: Cells, sparsity: float, labels: dict[tuple[str, str], str], pruners: Iterable[str], distillers: Sequence[str]
 ) -> tuple[Row, ...]:
     grid = {
-        (pruner, distiller): average_cell(cells, (label, sparsity))
+        (pruner, distiller): average_in_column(cells, (label, sparsity))
         for (pruner, distiller), label in labels.items()
         if cells.runs_of((label, sparsity))
     }
@@ -264,7 +268,7 @@ def unit_table(results: Results, caption: str, published: Sequence[PublishedRow]
         ]
         blocks.append(Block(f"{sparsity:g}", with_best(rows, skip=len(_UNIT_COLUMNS))))
         blocks += _published_units(cells, near(published, sparsity), f"{sparsity:g}")
-    ends = (Column("avg"), Column("speedup"))
+    ends = (average_column(cells), Column("speedup"))
     notes = ("Units: the kinds that the runs decided on.", *_score_notes(), *provenance(results))
     return Table("table_units", caption, CORNER, (*_UNIT_COLUMNS, *columns, *ends), tuple(blocks), notes)
 

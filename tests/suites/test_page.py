@@ -151,6 +151,18 @@ def test_marks_stand_at_the_run_and_at_its_mean(store: FakeStore, changes: Data,
     assert [row["cells"][0]["marks"] for row in data["means"][ALL_SEEDS] if row["sparsity"]] == [(mark,)]
 
 
+def test_the_averages_have_the_marks_of_the_tables(store: FakeStore) -> None:
+    for method, data in (("gpp+dfd", {"content": "other"}), ("gpp+none", {"max_train_rows": 50}), ("random+dfd", {})):
+        store.finish(store.add("rte", method, 0.8), {"validation": [0.9]}, data=data)
+    averages = [row["cells"][-1] for row in data_of(store)["means"][ALL_SEEDS]]
+    assert [cell["marks"] for cell in averages] == [
+        ("on other data than most runs: RTE",),
+        ("trained on at most 50 rows",),
+        (),
+    ]
+    assert [cell["best"] for cell in averages] == [False, True, True]
+
+
 def test_a_clean_run_has_no_marks(tmp_path: Path) -> None:
     data = data_of(full_store(tmp_path, tasks=["sst2"], methods=["gpp+dfd"], sparsities=[0.5]))
     assert [run["marks"] for run in data["runs"]] == [[], []]

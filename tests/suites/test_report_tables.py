@@ -173,6 +173,21 @@ def test_different_data_in_one_column_is_marked(store: FakeStore) -> None:
     assert table_of(store).columns[0].marks == ("runs on 2 different versions of the data",)
 
 
+def test_averages_tell_partial_and_other_data(store: FakeStore) -> None:
+    changes = {"gpp+dfd": {"max_train_rows": 50}, "gpp+none": {"content": "other"}, "random+dfd": {}, "gpp+logits": {}}
+    for method, data in changes.items():
+        store.finish(store.add("rte", method, 0.8), {"validation": [0.9]}, data={"subset": ["test"], **data})
+    table = table_of(store)
+    heads = {column.title: column.marks for column in table.columns}
+    assert heads["avg"] == ("only part of the official rows: test",)
+    assert cell(table, "0.8", "gpp+dfd", "avg").marks == ("trained on at most 50 rows",)
+    strange = cell(table, "0.8", "gpp+none", "avg")
+    assert strange.marks == ("on other data than most runs: RTE",)
+    assert cell(table, "0.8", "gpp+none", "RTE").marks == ("on other data than most runs",)
+    assert not any(cell(table, "0.8", "gpp+none", title).numbers[0].best for title in ("RTE", "avg"))
+    assert cell(table, "0.8", "random+dfd", "avg").numbers[0].best
+
+
 def test_constant_predictions_are_marked(store: FakeStore) -> None:
     store.finish(store.add("rte", "gpp+dfd", 0.8), {"validation": [0.5]}, constant_predictions=["validation"])
     assert cell(table_of(store), "0.8", "gpp+dfd", "RTE").marks == (
