@@ -1,7 +1,7 @@
 """The cells of tables and figures: planned runs and their scores by method, sparsity and task."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -144,6 +144,12 @@ class Cells:
         """Titles of the tasks on which some of these runs saw other data than most runs."""
         strange = {record.task for record in records if record.data.content != self.common_data[record.task]}
         return [column.title for column in self.tasks if column.task in strange]
+
+    def unlike(self, records: Sequence[Record]) -> str:
+        """Why runs are not to be compared with those of other rows; empty if nothing speaks against it."""
+        missed = ["missed its sparsity target"] if any(record.missed_target for record in records) else []
+        other = [f"other data on {title}" for title in self.other_data(records)]
+        return ", ".join((*missed, *other))
 
     def row_marks(self, row: RowKey) -> tuple[str, ...]:
         """What a reader must know of all runs of a row."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from suites.cells import NAN, Cells, RowKey, ScoreColumn, metric_label
+from suites.cells import NAN, SINGLE_WEIGHTS, Cells, RowKey, ScoreColumn, metric_label
 from suites.formats import NO_EVIDENCE, Cell, Row, Table
 from suites.provenance import progress, provenance
 from suites.records import PlannedRun, Record, Results
@@ -206,9 +206,9 @@ class PageData:
         return [self._mean_json(cells, key, row) for key, row in zip(keys, shown, strict=True)]
 
     def _mean_row(self, cells: Cells, row: RowKey) -> Row:
-        return Row(
-            row[0], (*(self._mean(cells, row, column) for column in self._cells.columns), average_cell(cells, row))
-        )
+        average = average_cell(cells, row)
+        marked = replace(average, marks=(*cells.row_marks(row), *average.marks))
+        return Row(row[0], (*(self._mean(cells, row, column) for column in self._cells.columns), marked))
 
     def _mean(self, cells: Cells, row: RowKey, column: ScoreColumn) -> Cell:
         """Mean of a column's primary metric, with the marks of the runs behind it."""
@@ -255,6 +255,8 @@ def run_marks(record: Record) -> Iterator[str]:
         yield NO_EVIDENCE
     if record.missed_target:
         yield f"missed its target: sparsity {100 * size.sparsity:.1f} % of {100 * record.sparsity_target:.1f} %"
+    if record.single_weights:
+        yield SINGLE_WEIGHTS
     yield from subset_marks(record)
     yield from (f"no {name} scores: {why}" for name, why in record.missing.items())
     yield from record.warnings

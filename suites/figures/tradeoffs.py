@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from suites.cells import Cells, RowKey
 from suites.comparisons import comparisons_of
-from suites.figures.look import Look, legend_below, look_handles, looks_of
+from suites.figures.look import HOLLOW, UNLIKE, Look, legend_below, look_handles, looks_of
 from suites.figures.places import NOTHING, Wanted
 from suites.records import Record, Results
 
@@ -28,6 +28,8 @@ class Point(NamedTuple):
     x: float
     score: float
     sd: float
+    unlike: bool = False
+    """Whether its runs missed their target or saw other data than most."""
 
 
 def pareto_figure(results: Results, wanted: Wanted = NOTHING) -> "Figure | None":
@@ -71,10 +73,11 @@ def trade_offs(results: Results, measure: Measure) -> dict[str, list[Point]]:
 
 def _point(cells: Cells, row: RowKey, measure: Measure) -> Point | None:
     summary = cells.averages.get(row)
-    values = [measure(record) for record in cells.done(cells.runs_of(row))]
+    records = cells.done(cells.runs_of(row))
+    values = [measure(record) for record in records]
     if summary is None or not values or any(map(isnan, values)):
         return None
-    return Point(row[1], fmean(values), 100 * summary.mean, 100 * summary.sd)
+    return Point(row[1], fmean(values), 100 * summary.mean, 100 * summary.sd, bool(cells.unlike(records)))
 
 
 def front(points: Iterable[Point]) -> list[Point]:
@@ -101,7 +104,11 @@ def _figure(
         _draw(axis, points, looks[name])
     if front:
         _draw_front(axis, [point for points in curves.values() for point in points])
-    handles = look_handles(looks) + _levels(axis, comparisons_of(results).cells, dense, front)
+    handles = (
+        look_handles(looks)
+        + _hollow_handles(curves.values())
+        + _levels(axis, comparisons_of(results).cells, dense, front)
+    )
     if log:
         _log_axis(axis, [point.x for points in curves.values() for point in points])
     axis.set(xlabel=label, ylabel="score × 100, average over tasks")
@@ -113,6 +120,17 @@ def _figure(
 def _draw(axis: "Axes", points: Sequence[Point], look: Look) -> None:
     xs, scores, sds = ([getattr(point, name) for point in points] for name in ("x", "score", "sd"))
     axis.errorbar(xs, scores, sds, capsize=2, elinewidth=0.8, **look)
+    hollow = [(point.x, point.score) for point in points if point.unlike]
+    if hollow:
+        axis.plot(*zip(*hollow, strict=True), **(look | HOLLOW))
+
+
+def _hollow_handles(curves: Iterable[Sequence[Point]]) -> list:
+    from matplotlib.lines import Line2D
+
+    if not any(point.unlike for points in curves for point in points):
+        return []
+    return [Line2D([], [], label=f"hollow: {UNLIKE}", color="black", marker="o", **HOLLOW)]
 
 
 def _draw_front(axis: "Axes", points: Sequence[Point]) -> None:

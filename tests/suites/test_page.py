@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from suites.cells import SINGLE_WEIGHTS
 from suites.cost_tables import size_table
 from suites.formats import NO_EVIDENCE, to_csv
 from suites.page import ALL_SEEDS, OTHER_SOURCES, PageData, kept_units, report_page
@@ -140,6 +141,7 @@ def test_unknown_numbers_are_empty(store: FakeStore) -> None:
         ({"warnings": ["constant predictions on validation"]}, "constant predictions on validation"),
         ({"sources": "older"}, OTHER_SOURCES),
         ({"primary": {"value": 0.605}}, NO_EVIDENCE),
+        ({"kept": {"weight": [100]}}, SINGLE_WEIGHTS),
     ],
 )
 def test_marks_stand_at_the_run_and_at_its_mean(store: FakeStore, changes: Data, mark: str) -> None:

@@ -18,6 +18,7 @@ from scipy import stats
 
 from gppdfd.drawing import save_figure, style
 from gppdfd.errors import UsageError
+from suites.comparison_tables import ablation_table
 from suites.figures import DRAWINGS, MOST_METHODS, Drawing
 from suites.figures.ablation import ablation_figure, differences
 from suites.figures.binarisation import binarisation_figure, passages
@@ -27,7 +28,7 @@ from suites.figures.indicators import indicator_figure, scheduled_sparsity, trac
 from suites.figures.look import fill_lines, looks_of
 from suites.figures.matrix import matrix_figure, pair_scores
 from suites.figures.places import NOTHING, check_wanted, first_of_each, shown_runs
-from suites.figures.ranks import cliques, rank_figure
+from suites.figures.ranks import cliques, rank_figure, ranking
 from suites.figures.schedules import schedule_figure
 from suites.figures.scores import score_figure, score_panels
 from suites.figures.structures import shares, structure_grid
@@ -316,7 +317,7 @@ def test_trade_offs_are_means_over_runs(store: FakeStore) -> None:
         run = store.add("rte", "gpp+dfd", 0.8, seed)
         store.finish(run, {"validation": [0.6 + 0.1 * seed]}, latency={"speedup": speed})
     (point,) = trade_offs(results_of(store), speedup)["gpp+dfd"]
-    assert point == pytest.approx((0.8, 3.0, 75.0, 100 * np.std([0.7, 0.8], ddof=1)))
+    assert point == pytest.approx((0.8, 3.0, 75.0, 100 * np.std([0.7, 0.8], ddof=1), False))
 
 
 def test_without_latency_there_is_no_pareto_front(store: FakeStore) -> None:
@@ -353,6 +354,42 @@ def test_too_few_tasks_have_no_ranking(store: FakeStore) -> None:
         for method in METHODS[:4]:
             store.finish(store.add(task, method, 0.8))
     assert rank_figure(results_of(store)) is None
+
+
+@pytest.fixture
+def unlike(store: FakeStore) -> Results:
+    """Pairs of which one missed its target and another ran on other data in one of three tasks."""
+    strange = {"gpp+none": {"size": {"sparsity": 0.7}}, "random+none": {"data": {"content": "other"}}}
+    for task in ("rte", "mrpc", "cola"):
+        for method in ("gpp+dfd", "gpp+none", "random+dfd", "random+none", "depth+dfd"):
+            store.finish(store.add(task, method, 0.8), **(strange.get(method, {}) if task == "rte" else {}))
+    return results_of(store)
+
+
+def test_runs_unlike_others_have_no_rank_and_are_named(unlike: Results) -> None:
+    found = ranking(unlike, 0.8)
+    assert found is not None
+    assert set(found.mean) == {"gpp+dfd", "random+dfd", "depth+dfd"}
+    told = "gpp+none (missed its sparsity target); random+none (other data on RTE)"
+    title = drawn(rank_figure(unlike)).axes[0].get_title()
+    assert title.replace("\n", " ").endswith(f"without a rank: {told}")
+    table = ablation_table(unlike, "caption")
+    assert table is not None
+    assert f"Without a rank at 0.8: {told}." in table.notes
+
+
+def test_points_of_runs_unlike_others_are_hollow(unlike: Results) -> None:
+    for axis in (drawn(score_figure(unlike)).axes[3], drawn(pareto_figure(unlike)).axes[0]):
+        hollow = [line for line in axis.lines if line.get_markerfacecolor() == "white"]
+        assert len(hollow) == 2
+    legend = drawn(pareto_figure(unlike)).legends[0]
+    assert "hollow: missed target or other data" in [text.get_text() for text in legend.get_texts()]
+
+
+def test_pairs_of_runs_unlike_others_are_starred(unlike: Results) -> None:
+    axis = drawn(matrix_figure(unlike)).axes[0]
+    assert ["*" in text.get_text() for text in axis.texts].count(True) == 2
+    assert axis.get_title().endswith("*: missed target or other data")
 
 
 def test_structure_cells_show_counts_and_hatch_removed_sublayers(store: FakeStore) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from suites.cells import SINGLE_WEIGHTS
+from suites.comparison_tables import ablation_table, distiller_table
 from suites.formats import BETTER, NO_EVIDENCE, WORSE, Cell, Number, Row, Table, to_csv, to_latex, to_markdown
 from suites.published import select, shipped
 from suites.records import Results, read_results
@@ -266,6 +267,12 @@ def test_single_weights_are_told_from_units(store: FakeStore) -> None:
     (folder / "record.json").write_text(json.dumps(record | {"kept": {"weight": [100]}}))
     marks = {row.label: row.marks for row in table_of(store).blocks[1].rows}
     assert marks == {"gpp+dfd": (), "gpp+none": (SINGLE_WEIGHTS,)}
+    compared = ablation_table(results_of(store), "caption")
+    assert compared is not None
+    assert [row.marks for row in compared.blocks[0].rows] == [(), (SINGLE_WEIGHTS,)]
+    exchanged = distiller_table(results_of(store), "caption")
+    assert exchanged is not None
+    assert [row.marks for row in exchanged.blocks[0].rows] == [(), (SINGLE_WEIGHTS,)]
 
 
 def test_retention_is_over_the_own_teacher(store: FakeStore) -> None:
