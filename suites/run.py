@@ -174,7 +174,7 @@ def _store_plan(launch: Launch) -> None:
             plan = with_earlier(plan, launch.suite, launch.request, rows)
         except DataError as error:
             print(f"tables will show the runs of this launch alone: {error}", file=sys.stderr)
-    write_plan(plan, launch.plan_path)
+    write_plan(plan, launch.plan_path, launch.suite.name)
 
 
 def _forget_damaged(launch: Launch) -> None:
