@@ -86,7 +86,7 @@ DRAWINGS = (
         "pruner_distiller_matrix",
         "Average score of every pruner with every distiller (± standard deviation over seeds), both sorted by their "
         "means; dotted where not all tasks are finished, starred where runs missed their target or are on other data "
-        "than most.",
+        "than most. Names without their options where these tell nothing apart.",
         "two pruners with two distillers each",
         matrix_figure,
     ),

@@ -101,8 +101,15 @@ def _draw(
     axis.set(xlim=(0, len(distillers)), ylim=(len(pruners), 0), ylabel="pruner", xlabel="distiller")
     bare(axis)
     axis.tick_params(labelcolor="black")
-    axis.set_yticks([row + 0.5 for row in range(len(pruners))], list(pruners))
-    axis.set_xticks([column + 0.5 for column in range(len(distillers))], list(distillers), rotation=35, ha="right")
+    axis.set_yticks([row + 0.5 for row in range(len(pruners))], _short(pruners))
+    axis.set_xticks([column + 0.5 for column in range(len(distillers))], _short(distillers), rotation=35, ha="right")
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """Names without their options, which would take more room than the cells, where no other has the same name."""
+    bare_names = [name.partition("(")[0] for name in names]
+    shared = Counter(bare_names)
+    return [short if shared[short] == 1 else name for name, short in zip(names, bare_names, strict=True)]
 
 
 def _text(summary: Summary, mark: str) -> str:

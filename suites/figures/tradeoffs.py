@@ -1,7 +1,6 @@
 """What a score costs: average score against measured speedup (with its Pareto front), and against training time."""
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
 from math import isnan, nan
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
 Measure = Callable[[Record], float]
 _FRONT: Look = {"color": "black", "linewidth": 0.9, "linestyle": (0, (3, 2)), "zorder": 1, "drawstyle": "steps-pre"}
 _DENSE: Look = {"color": "black", "marker": "*", "markersize": 9, "linestyle": "none"}
+_ROOM = 0.07
+"""Share of an axis that the label of a point takes."""
 
 
 class Point(NamedTuple):
@@ -137,8 +138,23 @@ def _draw_front(axis: "Axes", points: Sequence[Point]) -> None:
     """The front as steps; its points tell their sparsity where it changes along the front."""
     best = front(points)
     axis.plot([point.x for point in best], [point.score for point in best], **_FRONT)
-    for point in (next(points) for _, points in groupby(best, key=lambda point: point.sparsity)):
+    for point in told_sparsities(best, _span(point.x for point in points), _span(point.score for point in points)):
         axis.annotate(f"{point.sparsity:g}", (point.x, point.score), (3, 5), textcoords="offset points", fontsize=7)
+
+
+def told_sparsities(best: Sequence[Point], width: float, height: float) -> list[Point]:
+    """Points of the front that change its sparsity and have room for a label, on axes of this width and height."""
+    told: list[Point] = []
+    for point in best:
+        near = any(abs(point.x - at.x) < _ROOM * width and abs(point.score - at.score) < _ROOM * height for at in told)
+        if not near and (not told or told[-1].sparsity != point.sparsity):
+            told.append(point)
+    return told
+
+
+def _span(values: Iterable[float]) -> float:
+    known = list(values)
+    return max(known) - min(known)
 
 
 def _levels(axis: "Axes", cells: Cells, dense: float, front: bool) -> list:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from itertools import combinations
+from itertools import combinations, product
 from math import isnan
 from operator import attrgetter
 from pathlib import Path
@@ -32,7 +32,7 @@ from suites.figures.ranks import cliques, rank_figure, ranking
 from suites.figures.schedules import schedule_figure
 from suites.figures.scores import score_figure, score_panels
 from suites.figures.structures import shares, structure_grid
-from suites.figures.tradeoffs import Point, front, pareto_figure, speedup, trade_offs
+from suites.figures.tradeoffs import Point, front, pareto_figure, speedup, told_sparsities, trade_offs
 from suites.records import Results, read_indicators, read_results
 from tests.suites.fake_store import METHODS, STEPS, FakeStore, fake_notes, full_store
 
@@ -305,6 +305,11 @@ def test_the_front_holds_what_no_other_point_beats() -> None:
     assert [(point.x, point.score) for point in front(points)] == [(1, 90), (4, 85), (5, 10)]
 
 
+def test_labels_of_the_front_keep_apart() -> None:
+    best = [Point(sparsity, x, 80, 0) for sparsity, x in ((0.5, 1), (0.8, 1.2), (0.8, 3), (0.95, 3.3), (0.95, 5))]
+    assert [(point.sparsity, point.x) for point in told_sparsities(best, 5, 9)] == [(0.5, 1), (0.8, 3), (0.95, 5)]
+
+
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=12))
 def test_the_front_is_what_a_search_over_all_pairs_finds(pairs: list[tuple[int, int]]) -> None:
     found = {(point.x, point.score) for point in front(Point(0.5, x, score, 0) for x, score in pairs)}
@@ -339,6 +344,15 @@ def test_the_matrix_shows_means_best_first(store: FakeStore) -> None:
     axis = drawn(matrix_figure(results_of(store))).axes[0]
     assert [text.get_text() for text in axis.texts] == ["90.0", "80.0", "70.0", "60.0"]
     assert [text.get_text() for text in axis.get_yticklabels()] == ["gpp", "random"]
+
+
+def test_the_matrix_leaves_options_out_where_names_are_clear_without(store: FakeStore) -> None:
+    for pruner, distiller in product(("gpp", "gpp(mask=hard_once)"), ("dfd(teacher_fusion=off,weight=0.125)", "none")):
+        run = store.add("rte", f"{pruner}+{distiller}", 0.8, label=f"{pruner} and {distiller}")
+        store.finish(run)
+    axis = drawn(matrix_figure(results_of(store))).axes[0]
+    assert {text.get_text() for text in axis.get_xticklabels()} == {"dfd", "none"}
+    assert {text.get_text() for text in axis.get_yticklabels()} == {"gpp", "gpp(mask=hard_once)"}
 
 
 @pytest.mark.parametrize(
@@ -434,6 +448,8 @@ def test_pruners_with_one_schedule_share_a_line(grid: Results) -> None:
     curves = [line for line in axis.lines if len(line.get_xdata()) > 2]
     assert len(curves) == 1
     assert curves[0].get_ydata()[-1] == pytest.approx(0.8)
+    names = [text.get_text() for text in drawn(schedule_figure(grid, {"sparsity": 0.8})).legends[0].get_texts()]
+    assert "; ".join(PAIR) in names[0], "labels may have commas"
 
 
 @pytest.mark.parametrize("drawing", DRAWINGS, ids=lambda drawing: drawing.name)
