@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gppdfd.drawing import EDGE, bare, box
 from suites.comparisons import comparisons_of
-from suites.figures.look import UNLIKE, ink, shades
+from suites.figures.look import UNLIKE, ink, shades, wrapped
 from suites.figures.places import NOTHING, Wanted
 from suites.records import Results
 from suites.statistics import Summary
@@ -33,8 +33,10 @@ def matrix_figure(results: Results, wanted: Wanted = NOTHING) -> "Figure | None"
     for axis, (sparsity, scores) in zip(axes, panels.items(), strict=True):
         unlike = unlike_pairs(results, sparsity) & set(scores)
         _draw(axis, scores, pruners, distillers, unlike)
-        told = f"\n*: {UNLIKE}" if unlike else ""
-        axis.set_title(f"sparsity {sparsity:g}: score × 100, average over {_tasks(results)}{told}")
+        title = f"sparsity {sparsity:g}: score × 100, average over {_tasks(results)}"
+        # As many characters as fit beside the names of the pruners.
+        lines = wrapped(title, int(12 * (figure.get_figwidth() - 1.4)))
+        axis.set_title(f"{lines}\n*: {UNLIKE}" if unlike else lines)
     return figure
 
 

@@ -346,6 +346,12 @@ def test_the_matrix_shows_means_best_first(store: FakeStore) -> None:
     assert [text.get_text() for text in axis.get_yticklabels()] == ["gpp", "random"]
 
 
+def test_the_matrix_of_all_tasks_is_tidy(tmp_path: Path) -> None:
+    pairs = [f"{pruner}+{distiller}" for pruner in ("soft-movement", "l0") for distiller in ("dfd", "contrastive")]
+    store = full_store(tmp_path, methods=pairs)
+    assert_tidy(drawn(matrix_figure(read_results(store.plan_file, store.root))))
+
+
 def test_the_matrix_leaves_options_out_where_names_are_clear_without(store: FakeStore) -> None:
     for pruner, distiller in product(("gpp", "gpp(mask=hard_once)"), ("dfd(teacher_fusion=off,weight=0.125)", "none")):
         run = store.add("rte", f"{pruner}+{distiller}", 0.8, label=f"{pruner} and {distiller}")
