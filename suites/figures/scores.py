@@ -111,7 +111,7 @@ def score_figure(results: Results, wanted: Wanted = NOTHING) -> "Figure | None":
     rows = ceil(len(panels) / columns)
     students = [run for run in results.planned if run.role == "student"]
     width = max(2.5 * columns, 5.0)
-    looks = looks_of(run.label for run in students)
+    looks = looks_of(run.label for run in students if run.run_id in results.records)
     figure = Figure(figsize=(width, 1.85 * rows + 0.5 + 0.1 * len(looks)), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for axis, panel in zip(axes, panels, strict=False):
@@ -187,8 +187,8 @@ def _draw_panel(axis: "Axes", panel: Panel, looks: Mapping[str, Look]) -> None:
     axis.set_title(panel.title)
     axis.axhline(panel.teacher, **_TEACHER)
     axis.axhline(panel.majority, **_MAJORITY)
-    for label, points in panel.curves.items():
-        _draw_curve(axis, points, looks[label])
+    for label, look in looks.items():
+        _draw_curve(axis, panel.curves[label], look)
     axis.margins(x=0.1, y=0.08)
 
 

@@ -90,6 +90,13 @@ def test_missing_scores_break_the_line_and_weak_ones_are_hollow(store: FakeStore
     assert [line.get_ydata().tolist() for line in hollow] == [[50.5]]
 
 
+def test_the_legend_has_methods_with_finished_runs_alone(store: FakeStore) -> None:
+    store.finish(store.add("rte", "gpp+dfd", 0.8))
+    store.add("rte", "gpp+none", 0.8)
+    names = [text.get_text() for text in drawn(score_figure(results_of(store))).legends[0].get_texts()]
+    assert names == ["gpp+dfd", "teacher", "majority class"]
+
+
 def test_the_figure_draws_the_panels(grid: Results) -> None:
     figure = drawn(score_figure(grid))
     for axis, panel in zip(figure.axes, score_panels(grid), strict=True):
