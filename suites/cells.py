@@ -1,7 +1,7 @@
 """The cells of tables and figures: planned runs and their scores by method, sparsity and task."""
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -100,6 +100,12 @@ class Cells:
         return dict(groups)
 
     @cached_property
+    def common_data(self) -> dict[str, str]:
+        """By task, the content of the data that most of the finished runs saw."""
+        contents = {task: Counter(record.data.content for record in records) for task, records in self.by_task.items()}
+        return {task: counts.most_common(1)[0][0] for task, counts in contents.items()}
+
+    @cached_property
     def averages(self) -> dict[RowKey, Summary]:
         """Summary of the average over tasks by row; see `average_summaries`."""
         return average_summaries(self.results)
@@ -133,6 +139,17 @@ class Cells:
     def done(self, runs: Iterable[PlannedRun]) -> list[Record]:
         """Records of those runs that are finished."""
         return [self.results.records[run.run_id] for run in runs if run.run_id in self.results.records]
+
+    def other_data(self, records: Iterable[Record]) -> list[str]:
+        """Titles of the tasks on which some of these runs saw other data than most runs."""
+        strange = {record.task for record in records if record.data.content != self.common_data[record.task]}
+        return [column.title for column in self.tasks if column.task in strange]
+
+    def unlike(self, records: Sequence[Record]) -> str:
+        """Why runs are not to be compared with those of other rows; empty if nothing speaks against it."""
+        missed = ["missed its sparsity target"] if any(record.missed_target for record in records) else []
+        other = [f"other data on {title}" for title in self.other_data(records)]
+        return ", ".join((*missed, *other))
 
     def row_marks(self, row: RowKey) -> tuple[str, ...]:
         """What a reader must know of all runs of a row."""

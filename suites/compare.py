@@ -7,6 +7,7 @@ from pathlib import Path
 from gppdfd.cli import parse
 from gppdfd.errors import DataError, UsageError
 from suites.examples import METRICS, Predictions, bootstrap, mcnemar_p, read_predictions
+from suites.page import run_marks
 from suites.records import Record, read_record
 from suites.store import DONE, Store
 
@@ -14,7 +15,7 @@ _CLASS_METRICS = {"accuracy", "f1", "matthews"}
 
 
 def compare_runs(first: Path, second: Path) -> list[str]:
-    """Lines for people: per split the scores, their difference with its interval, the tests.
+    """Lines for people: per split the scores, their difference with its interval, the tests; then the runs' marks.
 
     Raises:
         UsageError: a run that is not finished, or two runs of different tasks.
@@ -25,8 +26,16 @@ def compare_runs(first: Path, second: Path) -> list[str]:
         raise UsageError(
             f"{first.name} is a run of {records[0].task}, {second.name} of {records[1].task}: compare like"
         )
-    splits = [split for split in records[0].scores if split in records[1].scores]
-    return [line for split in splits for line in _lines(split, records[0].primary.metric, first, second)]
+    folders, metric = (first, second), records[0].primary.metric
+    told = {split: _told(split, metric, records) for split in records[0].scores if split in records[1].scores}
+    lines = [line for split, scores in told.items() for line in _lines(split, metric, scores, *folders)]
+    runs = zip(folders, records, strict=True)
+    return [*lines, *(f"{folder.name}: {mark}" for folder, record in runs for mark in run_marks(record))]
+
+
+def _told(split: str, metric: str, records: Sequence[Record]) -> str:
+    """Both scores in percent."""
+    return " and ".join(f"{100 * record.scores[split][metric]:.2f}" for record in records)
 
 
 def _record(folder: Path) -> Record:
@@ -35,15 +44,16 @@ def _record(folder: Path) -> Record:
     return read_record(folder)
 
 
-def _lines(split: str, metric: str, first: Path, second: Path) -> Iterator[str]:
+def _lines(split: str, metric: str, scores: str, first: Path, second: Path) -> Iterator[str]:
     answers = _answers(first, split), _answers(second, split)
     if not answers[0].same_examples(answers[1]):
         raise DataError(f"{first.name} and {second.name} answered different examples of {split}: their data differ")
     yield f"{split}: {len(answers[0].labels)} examples"
+    yield f"  {metric}: {scores}"
     if metric in METRICS:
         found = bootstrap([answers], metric)
         low, value, high = (100 * number for number in (found.low, found.value, found.high))
-        yield f"  {metric}: {value:+.2f} points [{low:+.2f}, {high:+.2f}], paired bootstrap p = {found.p:.4f}"
+        yield f"  difference: {value:+.2f} points [{low:+.2f}, {high:+.2f}], paired bootstrap p = {found.p:.4f}"
     if metric in _CLASS_METRICS:
         yield f"  right answers: McNemar p = {mcnemar_p(*answers):.4f}"
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from math import isnan
@@ -18,6 +18,8 @@ from suites.statistics import ALPHA, Comparison, Summary, summary
 from suites.tables import (
     CORNER,
     average_cell,
+    average_column,
+    average_in_column,
     percent,
     score_cell,
     score_column,
@@ -54,13 +56,13 @@ def _primary(cells: Cells, column: ScoreColumn) -> str:
 
 def _ablation_rows(comparisons: Comparisons, rows: Sequence[RowKey]) -> Iterator[Row]:
     """The reference with its scores, then the others with their differences."""
-    ranks = comparisons.ranks(rows[0][1]).mean if rows else {}
+    cells, ranks = comparisons.cells, comparisons.ranks(rows[0][1]).mean if rows else {}
     for row in sorted(rows, key=lambda row: row[0] != comparisons.reference):
         rank = Cell((Number(f"{ranks[row[0]]:.2f}"),) if row[0] in ranks else ())
         if row[0] == comparisons.reference:
-            yield Row(f"{row[0]} (reference: scores)", (*_reference_cells(comparisons.cells, row), rank))
+            yield Row(f"{row[0]} (reference: scores)", (*_reference_cells(cells, row), rank), cells.row_marks(row))
         elif row in comparisons.over_runs:
-            yield Row(row[0], (*_difference_cells(comparisons, row), rank))
+            yield Row(row[0], (*_difference_cells(comparisons, row), rank), cells.row_marks(row))
 
 
 def _reference_cells(cells: Cells, row: RowKey) -> Iterator[Cell]:
@@ -111,12 +113,15 @@ def _ablation_notes(comparisons: Comparisons) -> Iterator[str]:
     yield "Δ all, pairs, p: over all pairs of task and seed. Rank: mean over the tasks, 1 is best."
     yield from significance_notes(comparisons)
     for sparsity in dict.fromkeys(row[1] for row in comparisons.rivals):
-        ranks = comparisons.ranks(sparsity)
+        ranks, unranked = comparisons.ranks(sparsity), comparisons.unranked(sparsity)
         if not isnan(ranks.critical):
             yield (
                 f"Ranks at {sparsity:g}: two of the {len(ranks.mean)} methods differ at {ALPHA:g} if their ranks are "
                 f"more than {ranks.critical:.2f} apart (Nemenyi, {ranks.tasks} tasks); Friedman's p is {ranks.p:.3f}."
             )
+        if unranked:
+            left_out = "; ".join(f"{label} ({reason})" for label, reason in unranked.items())
+            yield f"Without a rank at {sparsity:g}: {left_out}."
 
 
 # --- one half of the methods exchanged ---
@@ -174,16 +179,20 @@ def _exchange_table(halves: Halves, name: str, caption: str, half: str, labels: 
     columns = [score_column(cells, column) for column in cells.columns]
     rows = groupby((row for row in cells.rows("student") if row[0] in labels), key=lambda row: row[1])
     blocks = [
-        Block(f"{sparsity:g}", with_best([Row(labels[row[0]], tuple(_score_cells(cells, row))) for row in group]))
+        Block(f"{sparsity:g}", with_best([_score_row(cells, row, labels[row[0]]) for row in group]))
         for sparsity, group in rows
     ]
     notes = (*_score_notes(), *provenance(cells.results))
-    return Table(name, caption, ("sparsity", half), (*columns, Column("avg")), tuple(blocks), notes)
+    return Table(name, caption, ("sparsity", half), (*columns, average_column(cells)), tuple(blocks), notes)
+
+
+def _score_row(cells: Cells, row: RowKey, label: str) -> Row:
+    return Row(label, tuple(_score_cells(cells, row)), cells.row_marks(row))
 
 
 def _score_cells(cells: Cells, row: RowKey) -> Iterator[Cell]:
     yield from (score_cell(cells, row, column) for column in cells.columns)
-    yield average_cell(cells, row)
+    yield average_in_column(cells, row)
 
 
 def _score_notes() -> tuple[str, ...]:
@@ -208,7 +217,9 @@ def matrix_table(results: Results, caption: str) -> Table | None:
         for sparsity in dict.fromkeys(row[1] for row in halves.cells.rows("student"))
     )
     notes = (
-        "Average over the tasks as in the main table; a dash: not in this suite. Bold: the best pair.",
+        "Average over the tasks as in the main table; a dash: not in this suite. Bold: the best pair among "
+        "those that met their sparsity target and are on the data of most runs.",
+        *(f"All runs: {mark}." for mark in average_column(halves.cells).marks),
         *provenance(results),
     )
     return Table("table_matrix", caption, ("sparsity", "pruner"), tuple(map(Column, distillers)), blocks, notes)
@@ -228,7 +239,7 @@ def _matrix_rows(
     cells: Cells, sparsity: float, labels: dict[tuple[str, str], str], pruners: Iterable[str], distillers: Sequence[str]
 ) -> tuple[Row, ...]:
     grid = {
-        (pruner, distiller): average_cell(cells, (label, sparsity))
+        (pruner, distiller): _pair_cell(cells, (label, sparsity))
         for (pruner, distiller), label in labels.items()
         if cells.runs_of((label, sparsity))
     }
@@ -237,6 +248,12 @@ def _matrix_rows(
         Row(pruner, tuple(_marked_best(grid.get((pruner, distiller), Cell()), best) for distiller in distillers))
         for pruner in pruners
     )
+
+
+def _pair_cell(cells: Cells, row: RowKey) -> Cell:
+    """The average of a row that is a cell here, with the row's own marks."""
+    cell = average_in_column(cells, row)
+    return replace(cell, marks=(*cells.row_marks(row), *cell.marks))
 
 
 def _marked_best(cell: Cell, best: float | None) -> Cell:
@@ -260,11 +277,16 @@ def unit_table(results: Results, caption: str, published: Sequence[PublishedRow]
     blocks: list[Block] = []
     for sparsity, group in groupby((row for row in cells.rows("student") if row[0] in labels), key=lambda row: row[1]):
         rows = [
-            Row(row[0], (*_unit_infos(cells, row), *_score_cells(cells, row), _speedup(cells, row))) for row in group
+            Row(
+                row[0],
+                (*_unit_infos(cells, row), *_score_cells(cells, row), _speedup(cells, row)),
+                cells.row_marks(row),
+            )
+            for row in group
         ]
         blocks.append(Block(f"{sparsity:g}", with_best(rows, skip=len(_UNIT_COLUMNS))))
         blocks += _published_units(cells, near(published, sparsity), f"{sparsity:g}")
-    ends = (Column("avg"), Column("speedup"))
+    ends = (average_column(cells), Column("speedup"))
     notes = ("Units: the kinds that the runs decided on.", *_score_notes(), *provenance(results))
     return Table("table_units", caption, CORNER, (*_UNIT_COLUMNS, *columns, *ends), tuple(blocks), notes)
 

@@ -105,9 +105,20 @@ class Comparisons:
         return 1 if difference > 0 else -1
 
     def ranks(self, sparsity: float) -> Ranks:
-        """Average ranks over the tasks of the rows of one sparsity that have an average; means over seeds count."""
-        rows = [row for row in self.cells.rows("student") if row[1] == sparsity and row in self.cells.averages]
+        """Average ranks over the tasks of the comparable rows of one sparsity; means over seeds count."""
+        rows = [row for row in self._averaged(sparsity) if not self._unlike(row)]
         return average_ranks({row[0]: [self._mean(row, column) for column in self.cells.tasks] for row in rows})
+
+    def unranked(self, sparsity: float) -> dict[str, str]:
+        """Labels of one sparsity that have an average and yet no rank, with the reason."""
+        reasons = {row[0]: self._unlike(row) for row in self._averaged(sparsity)}
+        return {label: reason for label, reason in reasons.items() if reason}
+
+    def _averaged(self, sparsity: float) -> list[RowKey]:
+        return [row for row in self.cells.rows("student") if row[1] == sparsity and row in self.cells.averages]
+
+    def _unlike(self, row: RowKey) -> str:
+        return self.cells.unlike(self.cells.done(self.cells.runs_of(row)))
 
     def _mean(self, row: RowKey, column: ScoreColumn) -> float:
         return self.cells.summaries(row, column)[self.cells.primary(column.task)].mean

@@ -5,7 +5,7 @@ What suite files may say is in `suites/suite.py`.
 
 import importlib
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from itertools import product
@@ -109,7 +109,7 @@ class _Axes:
 
 
 def _axes(suite: Suite, preset: Preset, request: Request) -> _Axes:
-    only = _filters(request.only)
+    only = _filters(request.only, {normal(row.label) for row in suite.methods})
     whole = _Axes(suite.tasks, suite.methods, suite.sparsities, preset.seeds or suite.seeds)
     narrowed = _narrow(whole, {"task": preset.tasks, "method": preset.methods, "sparsity": preset.sparsities})
     return _narrow(narrowed, only)
@@ -144,7 +144,8 @@ def _chosen(
     return [value for value in values if value in chosen]
 
 
-def _filters(only: Sequence[str]) -> dict[str, list[str]]:
+def _filters(only: Sequence[str], labels: Container[str]) -> dict[str, list[str]]:
+    """Values by axis; a text that is a method's label as a whole is not split at its commas."""
     filters: dict[str, list[str]] = {}
     for text in only:
         axis, equals, values = text.partition("=")
@@ -152,7 +153,8 @@ def _filters(only: Sequence[str]) -> dict[str, list[str]]:
             raise UsageError(f"--only {text}: write AXIS=VALUE,VALUE with an axis of: {', '.join(AXES)}")
         if axis not in AXES:
             raise unknown("axis in --only", axis, AXES)
-        filters.setdefault(axis, []).extend(split_list(values))
+        whole = axis == "method" and normal(values) in labels
+        filters.setdefault(axis, []).extend([values] if whole else split_list(values))
     return filters
 
 
@@ -297,7 +299,7 @@ def _whole_path(model: str) -> str:
 
 def _refuse_unreachable(runs: Iterable[GridRun], request: Request, where: str) -> None:
     """A point that was asked for by name must be reachable; others are left out and shown."""
-    if not {"method", "sparsity"} & set(_filters(request.only)):
+    if not {"method", "sparsity"} & {text.partition("=")[0] for text in request.only}:
         return
     for run in runs:
         if run.unreachable:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from suites.cells import NAN, Cells, RowKey, ScoreColumn, metric_label
+from suites.cells import NAN, SINGLE_WEIGHTS, Cells, RowKey, ScoreColumn, metric_label
 from suites.formats import NO_EVIDENCE, Cell, Row, Table
 from suites.provenance import progress, provenance
 from suites.records import PlannedRun, Record, Results
 from suites.statistics import Summary, no_evidence
-from suites.tables import INCOMPLETE, NOT_PLANNED, percent, state_marks, subset_marks, with_best
+from suites.tables import NOT_PLANNED, OTHER_DATA, average_cell, percent, state_marks, subset_marks, with_best
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -206,7 +206,9 @@ class PageData:
         return [self._mean_json(cells, key, row) for key, row in zip(keys, shown, strict=True)]
 
     def _mean_row(self, cells: Cells, row: RowKey) -> Row:
-        return Row(row[0], (*(self._mean(cells, row, column) for column in self._cells.columns), _average(cells, row)))
+        average = average_cell(cells, row)
+        marked = replace(average, marks=(*cells.row_marks(row), *average.marks))
+        return Row(row[0], (*(self._mean(cells, row, column) for column in self._cells.columns), marked))
 
     def _mean(self, cells: Cells, row: RowKey, column: ScoreColumn) -> Cell:
         """Mean of a column's primary metric, with the marks of the runs behind it."""
@@ -214,9 +216,11 @@ class PageData:
         if not runs:
             return Cell(marks=(NOT_PLANNED,))
         summary = _summary(cells, row, column)
-        marks = [*state_marks(runs), *(mark for record in cells.done(runs) for mark in self._marks(record))]
-        ranked = not any(record.missed_target for record in cells.done(runs)) and not cells.weak(row, column)
-        return Cell((percent(summary),) if summary else (), tuple(dict.fromkeys(marks)), ranked)
+        records = cells.done(runs)
+        other = [OTHER_DATA] * bool(cells.other_data(records))
+        marks = [*state_marks(runs), *other, *(mark for record in records for mark in self._marks(record))]
+        apart = other or cells.weak(row, column) or any(record.missed_target for record in records)
+        return Cell((percent(summary),) if summary else (), tuple(dict.fromkeys(marks)), ranked=not apart)
 
     def _mean_json(self, cells: Cells, key: RowKey, row: Row) -> Json:
         summaries = [*(_summary(cells, key, column) for column in self._cells.columns), cells.averages.get(key)]
@@ -251,6 +255,8 @@ def run_marks(record: Record) -> Iterator[str]:
         yield NO_EVIDENCE
     if record.missed_target:
         yield f"missed its target: sparsity {100 * size.sparsity:.1f} % of {100 * record.sparsity_target:.1f} %"
+    if record.single_weights:
+        yield SINGLE_WEIGHTS
     yield from subset_marks(record)
     yield from (f"no {name} scores: {why}" for name, why in record.missing.items())
     yield from record.warnings
@@ -279,12 +285,6 @@ def _of_seed(results: Results, seed: int) -> Results:
 
 def _summary(cells: Cells, row: RowKey, column: ScoreColumn) -> Summary | None:
     return cells.summaries(row, column).get(cells.primary(column.task))
-
-
-def _average(cells: Cells, row: RowKey) -> Cell:
-    summary = cells.averages.get(row)
-    missed = any(record.missed_target for record in cells.done(cells.runs_of(row)))
-    return Cell((percent(summary),), ranked=not missed) if summary else Cell(marks=(INCOMPLETE,))
 
 
 def _cell_json(cell: Cell, summary: Summary | None) -> Json:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from gppdfd.files import write_atomically
 from suites.grid import GridRun, expand
+from suites.store import SUITE_KEY
 from suites.suite import MethodRow, Request, Suite
 
 Role = Literal["teacher", "student"]
@@ -119,12 +120,13 @@ def _with_seeds(suite: Suite, name: str, seeds: Iterable[int]) -> Suite:
     return suite.model_copy(update={"presets": {**suite.presets, name: preset.model_copy(update={"seeds": all_})}})
 
 
-def write_plan(plan: Sequence[PlannedRun], path: Path) -> None:
-    """Write the plan's columns as parquet."""
+def write_plan(plan: Sequence[PlannedRun], path: Path, suite: str = "") -> None:
+    """Write the plan's columns as parquet, with the name of its suite: in that of the file a hyphen may be either's."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     table = pa.table({name: [getattr(run, name) for run in plan] for name in COLUMNS})
+    table = table.replace_schema_metadata({SUITE_KEY: suite})
     write_atomically(path, lambda temporary: pq.write_table(table, temporary))
 
 

@@ -20,6 +20,7 @@ from suites.figures import DRAWINGS
 from suites.figures.places import NOTHING, Wanted, check_wanted
 from suites.formats import Table, write_table
 from suites.index import PAGE, index_page
+from suites.launched import only_preset, suite_name
 from suites.page import report_page
 from suites.published import GENERATED, PublishedRow, select, shipped
 from suites.published_rows import published_table
@@ -140,7 +141,8 @@ def _dispatch(arguments: Sequence[str] | None) -> int:
 
 def _report(arguments: Sequence[str] | None) -> int:
     options = parse(_parser(), arguments)
-    suite, preset, store = options.suite, options.preset, options.store
+    suite, store = suite_name(options.suite), options.store
+    preset = options.preset or only_preset(Store(store), suite)
     out = options.out or default_out(suite, preset)
     plan = Store(store).plan_path(suite, preset)
     written = write_report(suite, preset, store, plan, out, _wanted(options.show))
@@ -165,8 +167,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m suites.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("suite", help="a launched suite, such as glue_ablation")
-    parser.add_argument("--preset", default="micro", help="preset it was launched with (default: micro)")
+    parser.add_argument("suite", help="name or file of a launched suite, such as glue_ablation")
+    parser.add_argument("--preset", help="preset it was launched with (default: micro, or the only one)")
     parser.add_argument("--store", type=Path, default=STORE, metavar="DIR", help=f"runs (default: {STORE})")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to (default: results/SUITE/PRESET)")
     parser.add_argument("--show", nargs="+", default=[], metavar="AXIS=VALUE", help=_SHOW_HELP)

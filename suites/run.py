@@ -176,7 +176,7 @@ def _store_plan(launch: Launch) -> None:
         # That took its time; another launch may have written its plan since, whose runs must stay too.
         with lock(launch.plan_path.with_suffix(".lock")):
             if stored := _plan_rows(launch) == rows:
-                write_plan(plan, launch.plan_path)
+                write_plan(plan, launch.plan_path, launch.suite.name)
 
 
 def _plan_rows(launch: Launch) -> list[dict[str, Any]]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gppdfd.cli import parse, run_command
-from gppdfd.errors import UsageError, unknown
 from gppdfd.progress import duration
+from suites.launched import nothing_launched, only_preset, suite_name
 from suites.launches import launches
 from suites.sources import sources_hash
 from suites.store import State, Store
@@ -36,19 +36,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _status(arguments: Sequence[str] | None) -> int:
     options = parse(_parser(), arguments)
     store = Store(options.store)
-    preset = options.preset or _only_preset(store, options.suite)
+    suite = suite_name(options.suite)
+    preset = options.preset or only_preset(store, suite)
     if options.json:
-        print(json.dumps(_summary(read_status(store, options.suite, preset)), indent=2))
+        print(json.dumps(_summary(read_status(store, suite, preset)), indent=2))
     elif options.watch:
-        _watch(store, options.suite, preset)
+        _watch(store, suite, preset)
     else:
-        _print(read_status(store, options.suite, preset))
+        _print(read_status(store, suite, preset))
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m suites.status", description=__doc__, allow_abbrev=False)
-    parser.add_argument("suite", help="name of a suite that was launched")
+    parser.add_argument("suite", help="name or file of a suite that was launched")
     parser.add_argument("--preset", help="micro, mini, ... (default: the one that was launched)")
     parser.add_argument("--store", type=Path, default=Path("results/runs"), help="folder of the runs")
     parser.add_argument("--watch", action="store_true", help="show it anew every few seconds until all runs have ended")
@@ -96,7 +97,7 @@ def read_status(store: Store, suite: str, preset: str) -> Status:
     try:
         plan = store.plan(suite, preset)
     except FileNotFoundError:
-        raise _nothing_launched(store, f"{suite}-{preset}") from None
+        raise nothing_launched(store, f"{suite}-{preset}") from None
     told = [launch.title for launch in launches(store, suite) if launch.preset == preset]
     rows, jobs = [_with_state(store, row) for row in plan], _queued(store)
     rows = [row | {"slurm": jobs[row["run_id"]].told} if row["run_id"] in jobs else row for row in rows]
@@ -110,23 +111,6 @@ def _queued(store: Store) -> "Mapping[str, Queued]":
     from suites.slurm.queue import queued_runs
 
     return queued_runs(store)
-
-
-def _only_preset(store: Store, suite: str) -> str:
-    """The preset that needs no naming: `micro`, or the only one that was launched."""
-    presets = sorted(path.stem.removeprefix(f"{suite}-") for path in store.plans(f"{suite}-*"))
-    if not presets:
-        raise _nothing_launched(store, suite)
-    if len(presets) > 1 and "micro" not in presets:
-        raise UsageError(f"--preset: choose from {', '.join(presets)}")
-    return "micro" if "micro" in presets else presets[0]
-
-
-def _nothing_launched(store: Store, what: str) -> UsageError:
-    known = [path.stem for path in store.plans("*")]
-    if not known:
-        return UsageError(f"nothing was launched into {store.root}: name another folder with --store?")
-    return unknown(f"launch (suite-preset) in {store.root}", what, known)
 
 
 def _with_state(store: Store, row: Row) -> Row:

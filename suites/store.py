@@ -36,6 +36,8 @@ LAYOUT, LAYOUT_FILE = 2, "store.json"
 
 CLAIM, CONFIG, HEARTBEAT, FAILED, DONE = "claim.json", "config.json", "heartbeat", "failed.json", "done"
 COMMITTED, COMMIT = "committed", "commit.json"
+SUITE_KEY = b"suite"
+"""Under which the metadata of a plan name its suite."""
 LOG, RECORD, WORK_PREFIX, CHECKPOINT = "log.txt", "record.json", "work-", "checkpoint"
 
 # Many beats: a file server may show a new time stamp only when its attribute cache expires (60 s on NFS).
@@ -138,6 +140,11 @@ class Store:
         """Plans whose names, `SUITE-PRESET`, match a pattern."""
         return sorted((self.root / "plans").glob(f"{pattern}.parquet"))
 
+    def presets(self, suite: str) -> list[str]:
+        """Presets with which a suite was launched."""
+        found = [path for path in self.plans("*") if path.stem.startswith(f"{suite}-")]
+        return sorted(path.stem.removeprefix(f"{suite}-") for path in found if _planned_suite(path) == suite)
+
     def plan(self, suite: str, preset: str) -> list[dict[str, Any]]:
         """Rows of the plan that the last launch of a suite wrote; columns as in plan.py.
 
@@ -230,6 +237,14 @@ class Store:
         """Seconds since the claim was made or its holder last gave a sign of life."""
         folder = self.folder(run_id)
         return time.time() - max(_modified(folder / CLAIM), _modified(folder / HEARTBEAT))
+
+
+def _planned_suite(path: Path) -> str:
+    """Whose plan this is: as it tells; of older plans, whose presets had no hyphen, by their name."""
+    import pyarrow.parquet as pq
+
+    told = (pq.read_schema(path).metadata or {}).get(SUITE_KEY, b"")
+    return str(told.decode()) or path.stem.rpartition("-")[0]
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

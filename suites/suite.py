@@ -87,12 +87,6 @@ class Override(Where):
 
     training: dict[str, Any] = Field(min_length=1)
 
-    @model_validator(mode="after")
-    def _dense_has_the_teachers(self) -> "Override":
-        if DENSE in self.wanted.get("method", ()):
-            raise ValueError(f"{DENSE} trains with the preset's `teacher` settings, which all its students share")
-        return self
-
 
 class Rules(_Strict):
     """What shapes a grid besides its axes; a suite and its presets may both have rules, and all of them hold.
@@ -196,6 +190,16 @@ class Suite(Rules):
             for axis, names in rule.wanted.items():
                 if strange := sorted(names - self._values[axis]):
                     raise ValueError(f"{place}: {unknown(axis, strange[0], self._shown[axis])}")
+        return self
+
+    @model_validator(mode="after")
+    def _dense_has_the_teachers(self) -> "Suite":
+        dense = {DENSE, *(normal(row.label) for row in self.methods if row.method == DENSE)}
+        for place, rule in self.rules():
+            if isinstance(rule, Override) and dense & rule.wanted.get("method", frozenset()):
+                raise ValueError(
+                    f"{place}: {DENSE} trains with the preset's `teacher` settings, which all its students share"
+                )
         return self
 
     def rules(self, presets: Iterable[str] | None = None) -> Iterable[tuple[str, Where]]:

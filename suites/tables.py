@@ -19,6 +19,7 @@ from suites.statistics import LEAST_PAIRS, Summary
 INCOMPLETE = "no average: no seed of this row finished every task"
 NOT_PLANNED = "not planned"
 MISSED_AVERAGE = "averages runs that missed their sparsity target"
+OTHER_DATA = "on other data than most runs"
 CORNER = ("sparsity", "method")
 _STATES = {"missing": "not run yet", "stale": "interrupted", "unreachable": "not reachable"}
 
@@ -41,7 +42,7 @@ def main_table(results: Results, caption: str, published: Sequence[PublishedRow]
         "table_main",
         caption,
         CORNER,
-        (*(info.column for info in infos), *columns, Column("avg"), Column("kept (%)")),
+        (*(info.column for info in infos), *columns, average_column(cells), Column("kept (%)")),
         tuple(_blocks(comparisons, columns, infos, published)),
         (*_main_notes(comparisons), *(_PUBLISHED_NOTES if published else ()), *provenance(results)),
     )
@@ -145,10 +146,10 @@ def score_cell(cells: Cells, row: RowKey, column: ScoreColumn) -> Cell:
     if not runs:
         return Cell(marks=(NOT_PLANNED,))
     records, weak = cells.done(runs), cells.weak(row, column)
-    missed = _missed_marks(records)
-    marks = [*[NO_EVIDENCE] * weak, *state_marks(runs), *missed, *_record_marks(records, column)]
+    apart = [*_missed_marks(records), *[OTHER_DATA] * bool(cells.other_data(records))]
+    marks = [*[NO_EVIDENCE] * weak, *state_marks(runs), *apart, *_record_marks(records, column)]
     numbers = tuple(map(percent, cells.summaries(row, column).values()))
-    return Cell(numbers, tuple(dict.fromkeys(marks)), ranked=not (weak or missed))
+    return Cell(numbers, tuple(dict.fromkeys(marks)), ranked=not (weak or apart))
 
 
 def state_marks(runs: Sequence[PlannedRun]) -> list[str]:
@@ -182,21 +183,40 @@ def _record_marks(records: Iterable[Record], column: ScoreColumn) -> Iterator[st
 
 
 def _average(comparisons: Comparisons, row: RowKey) -> Cell:
-    cell = average_cell(comparisons.cells, row)
+    cell = average_in_column(comparisons.cells, row)
     return replace(cell, marks=(*significance(comparisons, row), *cell.marks)) if cell.numbers else cell
 
 
+def average_column(cells: Cells) -> Column:
+    """Header of the averages, with what holds for the data of every row that has finished runs."""
+    rows = [row for role in ("teacher", "student") for row in cells.rows(role) if cells.done(cells.runs_of(row))]
+    marks = [_average_subsets(cells, row) for row in rows]
+    return Column("avg", (), tuple(mark for mark in marks[0] if all(mark in other for other in marks)) if marks else ())
+
+
+def average_in_column(cells: Cells, row: RowKey) -> Cell:
+    """`average_cell` without the marks that its header has."""
+    cell, common = average_cell(cells, row), average_column(cells).marks
+    return replace(cell, marks=tuple(mark for mark in cell.marks if mark not in common))
+
+
 def average_cell(cells: Cells, row: RowKey) -> Cell:
-    """Average over the tasks, marked where it is not over all seeds or over runs that missed their target."""
+    """Average over the tasks, marked where it is not over all seeds and rows, or over runs unlike those of others."""
     summary = cells.averages.get(row)
     if summary is None:
         return Cell(marks=(INCOMPLETE,))
-    missed = any(record.missed_target for record in cells.done(cells.runs_of(row)))
-    planned = cells.seeds(row)
-    marks = [MISSED_AVERAGE] if missed else []
-    if summary.n < planned:
-        marks.append(f"average over the {summary.n} of {planned} seeds that finished every task")
-    return Cell((percent(summary),), tuple(marks), ranked=not missed)
+    records, planned = cells.done(cells.runs_of(row)), cells.seeds(row)
+    apart = [MISSED_AVERAGE] if any(record.missed_target for record in records) else []
+    if tasks := cells.other_data(records):
+        apart.append(f"{OTHER_DATA}: {', '.join(tasks)}")
+    part = [f"average over the {summary.n} of {planned} seeds that finished every task"] * (summary.n < planned)
+    return Cell((percent(summary),), (*apart, *part, *_average_subsets(cells, row)), ranked=not apart)
+
+
+def _average_subsets(cells: Cells, row: RowKey) -> list[str]:
+    """Marks of partial data of all finished runs of a row."""
+    records = cells.done(cells.runs_of(row))
+    return list(dict.fromkeys(mark for record in records for mark in subset_marks(record)))
 
 
 def _retention(cells: Cells, row: RowKey) -> Cell:
@@ -269,7 +289,8 @@ def _main_notes(comparisons: Comparisons) -> list[str]:
         "kept: mean over the tasks of the run's score over that of its own teacher (of the dense run with its seed "
         "where the method has no teacher).",
         *significance_notes(comparisons),
-        "Bold: best of its block among the cells that carry evidence and met their sparsity target.",
+        "Bold: best of its block among the cells that carry evidence, met their sparsity target and are on the data "
+        "of most runs.",
         "Sparsity: removed share of the weights and biases of the encoder's attention and feed-forward "
         "linear maps; runs more than 0.5 points off their target are marked.",
     ]

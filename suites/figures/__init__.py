@@ -58,7 +58,8 @@ DRAWINGS = (
     Drawing(
         "score_against_sparsity",
         "Score against sparsity: primary metric of each task, and the average over the tasks. Points stand "
-        "at the sparsity reached; bands are standard deviations over seeds; hollow points are no evidence. "
+        "at the sparsity reached; bands are standard deviations over seeds; hollow points are no evidence, "
+        "missed their target or are on other data than most runs. "
         "Letters are published values (dev, whole units removed), beside runs on real GLUE data alone.",
         "a finished student" + FEW,
         score_figure,
@@ -67,8 +68,8 @@ DRAWINGS = (
     Drawing(
         "score_against_speedup",
         "Average score against measured speedup, sparsity rising along each line; error bars are standard deviations "
-        "over seeds. The dashed front joins the points that no other beats in both. Timed beside other work: a first "
-        "impression.",
+        "over seeds; hollow points missed their target or are on other data than most runs. The dashed front joins "
+        "the points that no other beats in both. Timed beside other work: a first impression.",
         "students with measured latency that finished all tasks" + FEW,
         pareto_figure,
         by_method=True,
@@ -84,21 +85,23 @@ DRAWINGS = (
     Drawing(
         "pruner_distiller_matrix",
         "Average score of every pruner with every distiller (± standard deviation over seeds), both sorted by their "
-        "means; dotted where not all tasks are finished.",
+        "means; dotted where not all tasks are finished, starred where runs missed their target or are on other data "
+        "than most. Names without their options where these tell nothing apart.",
         "two pruners with two distillers each",
         matrix_figure,
     ),
     Drawing(
         "critical_difference",
         "Average ranks of the methods over tasks (mean over seeds, ties shared). Methods under one bar do not differ "
-        "significantly (Nemenyi test at 5 %).",
+        "significantly (Nemenyi test at 5 %). Rows with runs that missed their target or are on other data than most "
+        "have no rank and are named.",
         "three methods that finished three tasks",
         rank_figure,
     ),
     Drawing(
         "score_against_cost",
         "Average score against the wall time of search, extraction and recovery, teacher not included; error bars are "
-        "standard deviations over seeds.",
+        "standard deviations over seeds; hollow points missed their target or are on other data than most runs.",
         "students that finished all tasks" + FEW,
         cost_figure,
         by_method=True,

@@ -15,6 +15,8 @@ MARKERS = "osD^vPX<>*"
 # Their numbers have no common factor with the number of colours: a combination comes back late.
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 Look = dict[str, Any]
+HOLLOW: Look = {"linestyle": "none", "markerfacecolor": "white", "zorder": 4}
+UNLIKE = "missed target or other data"
 
 
 def looks_of(labels: Iterable[str]) -> dict[str, Look]:

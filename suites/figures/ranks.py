@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from suites.comparisons import comparisons_of
+from suites.figures.look import wrapped
 from suites.figures.places import NOTHING, Wanted
 from suites.records import Results
 from suites.statistics import Ranks
@@ -22,13 +23,27 @@ def rank_figure(results: Results, wanted: Wanted = NOTHING) -> "Figure | None":
     rankings = {sparsity: found for sparsity in _sparsities(results) if (found := ranking(results, sparsity))}
     if not rankings:
         return None
-    heights = [0.8 + 0.22 * ((len(found.mean) + 1) // 2) for found in rankings.values()]
+    titles = {sparsity: _title(results, sparsity, found) for sparsity, found in rankings.items()}
+    heights = [
+        0.8 + 0.22 * ((len(found.mean) + 1) // 2) + 0.16 * titles[sparsity].count("\n")
+        for sparsity, found in rankings.items()
+    ]
     figure = Figure(figsize=(6.6, sum(heights) + 0.35 * len(heights)), layout="constrained")
     axes = figure.subplots(len(rankings), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axis, (sparsity, found) in zip(axes, rankings.items(), strict=True):
         _draw(axis, found)
-        axis.set_title(f"sparsity {sparsity:g}: average rank over {found.tasks} tasks (1 is best)")
+        axis.set_title(titles[sparsity])
     return figure
+
+
+def _title(results: Results, sparsity: float, found: Ranks) -> str:
+    """What the panel shows, and below it the rows that it leaves out."""
+    title = f"sparsity {sparsity:g}: average rank over {found.tasks} tasks (1 is best)"
+    unranked = comparisons_of(results).unranked(sparsity)
+    if not unranked:
+        return title
+    left_out = "; ".join(f"{label} ({reason})" for label, reason in unranked.items())
+    return f"{title}\n{wrapped(f'without a rank: {left_out}', 80)}"
 
 
 def _sparsities(results: Results) -> list[float]:
@@ -36,7 +51,7 @@ def _sparsities(results: Results) -> list[float]:
 
 
 def ranking(results: Results, sparsity: float) -> Ranks | None:
-    """Ranks of the methods that finished every task, best first; None if too few methods or tasks are left."""
+    """Ranks of methods with comparable runs on every task, best first; None if too few methods or tasks are left."""
     found = comparisons_of(results).ranks(sparsity)
     if found.tasks < FEWEST_TASKS or len(found.mean) < FEWEST_METHODS:
         return None

@@ -44,4 +44,4 @@ def schedule_figure(results: Results, wanted: Wanted = NOTHING) -> "Figure | Non
 
 def _together(labels: list[str], most: int = 3) -> str:
     rest = len(labels) - most
-    return ", ".join(labels[:most]) + (f" and {rest} more" if rest > 0 else "")
+    return "; ".join(labels[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import ceil, isnan, nan
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from suites.cells import Cells, RowKey, ScoreColumn, metric_label
 from suites.comparisons import comparisons_of
-from suites.figures.look import Look, legend_below, look_handles, looks_of
+from suites.figures.look import HOLLOW, UNLIKE, Look, legend_below, look_handles, looks_of
 from suites.figures.places import NOTHING, Wanted
 from suites.published import GENERATED, METRICS, PublishedRow, shipped
 from suites.published import RowKey as PublishedKey
@@ -23,7 +24,6 @@ _TEACHER: Look = {"color": "black", "linewidth": 1.0, "zorder": 1}
 _MAJORITY: Look = {"color": "black", "linewidth": 1.0, "linestyle": ":", "zorder": 1}
 _PUBLISHED: Look = {"color": "#444444", "linestyle": "none", "markersize": 5.5, "zorder": 3}
 BACKBONE = "bert-base-uncased"
-_HOLLOW: Look = {"linestyle": "none", "markerfacecolor": "white", "zorder": 4}
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,12 @@ class Point:
     score: float
     sd: float
     weak: bool
+    unlike: bool = False
+    """Whether its runs missed their target or saw other data than most."""
+
+    @property
+    def hollow(self) -> bool:
+        return self.weak or self.unlike
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,8 @@ def _point(
         return Point(row[1], nan, nan, False)
     records = [record for column in columns for record in cells.done(cells.by_cell.get((*row, column.task), []))]
     reached = fmean(record.size.sparsity for record in records)
-    return Point(reached, 100 * summary.mean, 100 * summary.sd if summary.n > 1 else nan, weak)
+    sd = 100 * summary.sd if summary.n > 1 else nan
+    return Point(reached, 100 * summary.mean, sd, weak, bool(cells.unlike(records)))
 
 
 def _curves(points: Mapping[RowKey, Point]) -> dict[str, list[Point]]:
@@ -104,7 +111,7 @@ def score_figure(results: Results, wanted: Wanted = NOTHING) -> "Figure | None":
     rows = ceil(len(panels) / columns)
     students = [run for run in results.planned if run.role == "student"]
     width = max(2.5 * columns, 5.0)
-    looks = looks_of(run.label for run in students)
+    looks = looks_of(run.label for run in students if run.run_id in results.records)
     figure = Figure(figsize=(width, 1.85 * rows + 0.5 + 0.1 * len(looks)), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for axis, panel in zip(axes, panels, strict=False):
@@ -180,20 +187,20 @@ def _draw_panel(axis: "Axes", panel: Panel, looks: Mapping[str, Look]) -> None:
     axis.set_title(panel.title)
     axis.axhline(panel.teacher, **_TEACHER)
     axis.axhline(panel.majority, **_MAJORITY)
-    for label, points in panel.curves.items():
-        _draw_curve(axis, points, looks[label])
+    for label, look in looks.items():
+        _draw_curve(axis, panel.curves[label], look)
     axis.margins(x=0.1, y=0.08)
 
 
 def _draw_curve(axis: "Axes", points: Sequence[Point], look: Look) -> None:
-    """A line that breaks where a score is missing; hollow markers where the score is no evidence."""
+    """A line that breaks where a score is missing; hollow markers where it is no evidence or its runs are unlike."""
     sparsities = [point.sparsity for point in points]
     scores = [point.score for point in points]
     axis.plot(sparsities, scores, **look)
     _draw_spread(axis, points, look["color"])
-    hollow = [(point.sparsity, point.score) for point in points if point.weak]
+    hollow = [(point.sparsity, point.score) for point in points if point.hollow]
     if hollow:
-        axis.plot(*zip(*hollow, strict=True), **(look | _HOLLOW))
+        axis.plot(*zip(*hollow, strict=True), **(look | HOLLOW))
 
 
 def _draw_spread(axis: "Axes", points: Sequence[Point], colour: str) -> None:
@@ -228,6 +235,9 @@ def _level_handles(panels: Sequence[Panel]) -> list[Any]:
         Line2D([], [], label="teacher", **_TEACHER),
         Line2D([], [], label="majority class", **_MAJORITY),
     ]
-    if any(point.weak for panel in panels for curve in panel.curves.values() for point in curve):
-        handles.append(Line2D([], [], label="hollow: no evidence", color="black", marker="o", **_HOLLOW))
+    points = [point for panel in panels for curve in panel.curves.values() for point in curve]
+    reasons = [["no evidence"] * any(point.weak for point in points), [UNLIKE] * any(point.unlike for point in points)]
+    if any(reasons):
+        told = " or ".join(chain.from_iterable(reasons))
+        handles.append(Line2D([], [], label=f"hollow: {told}", color="black", marker="o", **HOLLOW))
     return handles

@@ -1,14 +1,13 @@
 """What a score costs: average score against measured speedup (with its Pareto front), and against training time."""
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
 from math import isnan, nan
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 from suites.cells import Cells, RowKey
 from suites.comparisons import comparisons_of
-from suites.figures.look import Look, legend_below, look_handles, looks_of
+from suites.figures.look import HOLLOW, UNLIKE, Look, legend_below, look_handles, looks_of
 from suites.figures.places import NOTHING, Wanted
 from suites.records import Record, Results
 
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
 Measure = Callable[[Record], float]
 _FRONT: Look = {"color": "black", "linewidth": 0.9, "linestyle": (0, (3, 2)), "zorder": 1, "drawstyle": "steps-pre"}
 _DENSE: Look = {"color": "black", "marker": "*", "markersize": 9, "linestyle": "none"}
+_ROOM = 0.07
+"""Share of an axis that the label of a point takes."""
 
 
 class Point(NamedTuple):
@@ -28,6 +29,8 @@ class Point(NamedTuple):
     x: float
     score: float
     sd: float
+    unlike: bool = False
+    """Whether its runs missed their target or saw other data than most."""
 
 
 def pareto_figure(results: Results, wanted: Wanted = NOTHING) -> "Figure | None":
@@ -71,10 +74,11 @@ def trade_offs(results: Results, measure: Measure) -> dict[str, list[Point]]:
 
 def _point(cells: Cells, row: RowKey, measure: Measure) -> Point | None:
     summary = cells.averages.get(row)
-    values = [measure(record) for record in cells.done(cells.runs_of(row))]
+    records = cells.done(cells.runs_of(row))
+    values = [measure(record) for record in records]
     if summary is None or not values or any(map(isnan, values)):
         return None
-    return Point(row[1], fmean(values), 100 * summary.mean, 100 * summary.sd)
+    return Point(row[1], fmean(values), 100 * summary.mean, 100 * summary.sd, bool(cells.unlike(records)))
 
 
 def front(points: Iterable[Point]) -> list[Point]:
@@ -101,7 +105,11 @@ def _figure(
         _draw(axis, points, looks[name])
     if front:
         _draw_front(axis, [point for points in curves.values() for point in points])
-    handles = look_handles(looks) + _levels(axis, comparisons_of(results).cells, dense, front)
+    handles = (
+        look_handles(looks)
+        + _hollow_handles(curves.values())
+        + _levels(axis, comparisons_of(results).cells, dense, front)
+    )
     if log:
         _log_axis(axis, [point.x for points in curves.values() for point in points])
     axis.set(xlabel=label, ylabel="score × 100, average over tasks")
@@ -113,14 +121,40 @@ def _figure(
 def _draw(axis: "Axes", points: Sequence[Point], look: Look) -> None:
     xs, scores, sds = ([getattr(point, name) for point in points] for name in ("x", "score", "sd"))
     axis.errorbar(xs, scores, sds, capsize=2, elinewidth=0.8, **look)
+    hollow = [(point.x, point.score) for point in points if point.unlike]
+    if hollow:
+        axis.plot(*zip(*hollow, strict=True), **(look | HOLLOW))
+
+
+def _hollow_handles(curves: Iterable[Sequence[Point]]) -> list:
+    from matplotlib.lines import Line2D
+
+    if not any(point.unlike for points in curves for point in points):
+        return []
+    return [Line2D([], [], label=f"hollow: {UNLIKE}", color="black", marker="o", **HOLLOW)]
 
 
 def _draw_front(axis: "Axes", points: Sequence[Point]) -> None:
     """The front as steps; its points tell their sparsity where it changes along the front."""
     best = front(points)
     axis.plot([point.x for point in best], [point.score for point in best], **_FRONT)
-    for point in (next(points) for _, points in groupby(best, key=lambda point: point.sparsity)):
+    for point in told_sparsities(best, _span(point.x for point in points), _span(point.score for point in points)):
         axis.annotate(f"{point.sparsity:g}", (point.x, point.score), (3, 5), textcoords="offset points", fontsize=7)
+
+
+def told_sparsities(best: Sequence[Point], width: float, height: float) -> list[Point]:
+    """Points of the front that change its sparsity and have room for a label, on axes of this width and height."""
+    told: list[Point] = []
+    for point in best:
+        near = any(abs(point.x - at.x) < _ROOM * width and abs(point.score - at.score) < _ROOM * height for at in told)
+        if not near and (not told or told[-1].sparsity != point.sparsity):
+            told.append(point)
+    return told
+
+
+def _span(values: Iterable[float]) -> float:
+    known = list(values)
+    return max(known) - min(known)
 
 
 def _levels(axis: "Axes", cells: Cells, dense: float, front: bool) -> list:

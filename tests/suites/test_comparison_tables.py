@@ -1,5 +1,6 @@
 """Tables that compare: differences to the reference, kinds of units, halves of methods exchanged."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,20 @@ def test_the_matrix_knows_the_halves_behind_a_name(crossed: Results) -> None:
     assert row(table, "random") == {"dfd": ["80.0"], "none": ["60.0"]}
     best = [found.cells[0].numbers[0].best for found in table.blocks[0].rows]
     assert best == [True, False], "and no row for a pruner with a single partner"
+
+
+def test_the_matrix_tells_partial_and_other_data(store: FakeStore) -> None:
+    strange = {("gpp", "dfd"): {"content": "other"}, ("gpp", "none"): {"max_train_rows": 50}}
+    for pair, score in zip(product(("gpp", "random"), ("dfd", "none")), (0.9, 0.8, 0.7, 0.6), strict=True):
+        run = store.add("rte", "+".join(pair), 0.8)
+        store.finish(run, {"validation": [score]}, data={"subset": ["test"], **strange.get(pair, {})})
+    table = matrix_table(results_of(store), "caption")
+    assert table is not None
+    other, limited = table.blocks[0].rows[0].cells
+    assert other.marks == ("on other data than most runs: RTE",)
+    assert limited.marks == ("trained on at most 50 rows",)
+    assert [found.numbers[0].best for found in (other, limited)] == [False, True]
+    assert "All runs: only part of the official rows: test." in table.notes
 
 
 def test_one_method_alone_makes_none_of_these_tables(store: FakeStore) -> None:

@@ -1,5 +1,6 @@
 """Scores under resampling: every metric against scikit-learn and scipy on the drawn examples themselves."""
 
+import json
 import warnings
 from pathlib import Path
 
@@ -157,10 +158,17 @@ def test_broken_predictions_are_one_message(store: FakeStore) -> None:
 
 
 def test_two_runs_are_compared_in_words(store: FakeStore) -> None:
-    title, difference, answers = compare_runs(*folders(store))
+    first, second = folders(store)[:2]
+    for folder, changes in ((first, {}), (second, {"warnings": ["lost its way"]})):
+        record = json.loads((folder / "record.json").read_text())
+        scores = {"validation": {"accuracy": 0.625 if changes else 0.95}}
+        (folder / "record.json").write_text(json.dumps({**record, "scores": scores, **changes}))
+    title, scores_line, difference, answers, mark = compare_runs(first, second)
     assert title == "validation: 80 examples"
-    assert difference.startswith("  accuracy: +32.50 points [+")
+    assert scores_line == "  accuracy: 95.00 and 62.50"
+    assert difference.startswith("  difference: +32.50 points [+")
     assert answers == "  right answers: McNemar p = 0.0000"
+    assert mark == f"{second.name}: lost its way"
 
 
 def test_only_finished_runs_of_one_task_on_one_data_set_are_compared(store: FakeStore) -> None:

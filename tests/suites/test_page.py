@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from suites.cells import SINGLE_WEIGHTS
 from suites.cost_tables import size_table
 from suites.formats import NO_EVIDENCE, to_csv
 from suites.page import ALL_SEEDS, OTHER_SOURCES, PageData, kept_units, report_page
@@ -140,6 +141,7 @@ def test_unknown_numbers_are_empty(store: FakeStore) -> None:
         ({"warnings": ["constant predictions on validation"]}, "constant predictions on validation"),
         ({"sources": "older"}, OTHER_SOURCES),
         ({"primary": {"value": 0.605}}, NO_EVIDENCE),
+        ({"kept": {"weight": [100]}}, SINGLE_WEIGHTS),
     ],
 )
 def test_marks_stand_at_the_run_and_at_its_mean(store: FakeStore, changes: Data, mark: str) -> None:
@@ -149,6 +151,18 @@ def test_marks_stand_at_the_run_and_at_its_mean(store: FakeStore, changes: Data,
     data = data_of(store)
     assert run_of(data, run_id)["marks"] == [mark]
     assert [row["cells"][0]["marks"] for row in data["means"][ALL_SEEDS] if row["sparsity"]] == [(mark,)]
+
+
+def test_the_averages_have_the_marks_of_the_tables(store: FakeStore) -> None:
+    for method, data in (("gpp+dfd", {"content": "other"}), ("gpp+none", {"max_train_rows": 50}), ("random+dfd", {})):
+        store.finish(store.add("rte", method, 0.8), {"validation": [0.9]}, data=data)
+    averages = [row["cells"][-1] for row in data_of(store)["means"][ALL_SEEDS]]
+    assert [cell["marks"] for cell in averages] == [
+        ("on other data than most runs: RTE",),
+        ("trained on at most 50 rows",),
+        (),
+    ]
+    assert [cell["best"] for cell in averages] == [False, True, True]
 
 
 def test_a_clean_run_has_no_marks(tmp_path: Path) -> None:

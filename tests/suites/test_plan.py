@@ -52,6 +52,15 @@ def test_the_file_has_the_columns_that_reports_read(plan_of: PlanOf, store: Stor
     }
 
 
+def test_presets_are_those_of_the_suite_alone(plan_of: PlanOf, store: Store) -> None:
+    for suite, preset in (("cross", "micro"), ("cross-big", "base"), ("cross", "long-base")):
+        write_plan(plan_of(), store.plan_path(suite, preset), suite)
+    write_plan(plan_of(), store.plan_path("cross-old", "mini"))
+    assert store.presets("cross") == ["long-base", "micro"]
+    assert store.presets("cross-big") == ["base"]
+    assert store.presets("cross-old") == ["mini"]
+
+
 def test_plans_are_found_by_suite(plan_of: PlanOf, store: Store) -> None:
     write_plan(plan_of(), store.plan_path("tiny", "micro"))
     assert store.plans("tiny-*") == [Path(store.root / "plans" / "tiny-micro.parquet")]

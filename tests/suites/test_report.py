@@ -102,6 +102,17 @@ def test_the_index_shows_the_options_that_were_given(
     assert "suites.report glue_ablation --preset micro --store runs --show task=rte sparsity=0.95\n" in index
 
 
+def test_the_only_preset_needs_no_naming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FakeStore(tmp_path / "runs", preset="base")
+    store.finish(store.add("rte", "gpp+dfd", 0.8))
+    store.save_plan()
+    (tmp_path / "my.yaml").write_text("name: glue_ablation\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["./my.yaml", "--store", "runs"]) == 0
+    index = (tmp_path / "results" / "glue_ablation" / "base" / "README.md").read_text()
+    assert "suites.report glue_ablation --preset base --store runs\n" in index
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -2,7 +2,7 @@
 
 import json
 import re
-from itertools import combinations
+from itertools import combinations, product
 from math import isnan
 from operator import attrgetter
 from pathlib import Path
@@ -18,6 +18,7 @@ from scipy import stats
 
 from gppdfd.drawing import save_figure, style
 from gppdfd.errors import UsageError
+from suites.comparison_tables import ablation_table
 from suites.figures import DRAWINGS, MOST_METHODS, Drawing
 from suites.figures.ablation import ablation_figure, differences
 from suites.figures.binarisation import binarisation_figure, passages
@@ -27,11 +28,11 @@ from suites.figures.indicators import indicator_figure, scheduled_sparsity, trac
 from suites.figures.look import fill_lines, looks_of
 from suites.figures.matrix import matrix_figure, pair_scores
 from suites.figures.places import NOTHING, check_wanted, first_of_each, shown_runs
-from suites.figures.ranks import cliques, rank_figure
+from suites.figures.ranks import cliques, rank_figure, ranking
 from suites.figures.schedules import schedule_figure
 from suites.figures.scores import score_figure, score_panels
 from suites.figures.structures import shares, structure_grid
-from suites.figures.tradeoffs import Point, front, pareto_figure, speedup, trade_offs
+from suites.figures.tradeoffs import Point, front, pareto_figure, speedup, told_sparsities, trade_offs
 from suites.records import Results, read_indicators, read_results
 from tests.suites.fake_store import METHODS, STEPS, FakeStore, fake_notes, full_store
 
@@ -87,6 +88,13 @@ def test_missing_scores_break_the_line_and_weak_ones_are_hollow(store: FakeStore
     assert isnan(lost.score)
     hollow = [line for line in drawn(score_figure(results)).axes[0].lines if line.get_markerfacecolor() == "white"]
     assert [line.get_ydata().tolist() for line in hollow] == [[50.5]]
+
+
+def test_the_legend_has_methods_with_finished_runs_alone(store: FakeStore) -> None:
+    store.finish(store.add("rte", "gpp+dfd", 0.8))
+    store.add("rte", "gpp+none", 0.8)
+    names = [text.get_text() for text in drawn(score_figure(results_of(store))).legends[0].get_texts()]
+    assert names == ["gpp+dfd", "teacher", "majority class"]
 
 
 def test_the_figure_draws_the_panels(grid: Results) -> None:
@@ -304,6 +312,11 @@ def test_the_front_holds_what_no_other_point_beats() -> None:
     assert [(point.x, point.score) for point in front(points)] == [(1, 90), (4, 85), (5, 10)]
 
 
+def test_labels_of_the_front_keep_apart() -> None:
+    best = [Point(sparsity, x, 80, 0) for sparsity, x in ((0.5, 1), (0.8, 1.2), (0.8, 3), (0.95, 3.3), (0.95, 5))]
+    assert [(point.sparsity, point.x) for point in told_sparsities(best, 5, 9)] == [(0.5, 1), (0.8, 3), (0.95, 5)]
+
+
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=12))
 def test_the_front_is_what_a_search_over_all_pairs_finds(pairs: list[tuple[int, int]]) -> None:
     found = {(point.x, point.score) for point in front(Point(0.5, x, score, 0) for x, score in pairs)}
@@ -316,7 +329,7 @@ def test_trade_offs_are_means_over_runs(store: FakeStore) -> None:
         run = store.add("rte", "gpp+dfd", 0.8, seed)
         store.finish(run, {"validation": [0.6 + 0.1 * seed]}, latency={"speedup": speed})
     (point,) = trade_offs(results_of(store), speedup)["gpp+dfd"]
-    assert point == pytest.approx((0.8, 3.0, 75.0, 100 * np.std([0.7, 0.8], ddof=1)))
+    assert point == pytest.approx((0.8, 3.0, 75.0, 100 * np.std([0.7, 0.8], ddof=1), False))
 
 
 def test_without_latency_there_is_no_pareto_front(store: FakeStore) -> None:
@@ -340,6 +353,21 @@ def test_the_matrix_shows_means_best_first(store: FakeStore) -> None:
     assert [text.get_text() for text in axis.get_yticklabels()] == ["gpp", "random"]
 
 
+def test_the_matrix_of_all_tasks_is_tidy(tmp_path: Path) -> None:
+    pairs = [f"{pruner}+{distiller}" for pruner in ("soft-movement", "l0") for distiller in ("dfd", "contrastive")]
+    store = full_store(tmp_path, methods=pairs)
+    assert_tidy(drawn(matrix_figure(read_results(store.plan_file, store.root))))
+
+
+def test_the_matrix_leaves_options_out_where_names_are_clear_without(store: FakeStore) -> None:
+    for pruner, distiller in product(("gpp", "gpp(mask=hard_once)"), ("dfd(teacher_fusion=off,weight=0.125)", "none")):
+        run = store.add("rte", f"{pruner}+{distiller}", 0.8, label=f"{pruner} and {distiller}")
+        store.finish(run)
+    axis = drawn(matrix_figure(results_of(store))).axes[0]
+    assert {text.get_text() for text in axis.get_xticklabels()} == {"dfd", "none"}
+    assert {text.get_text() for text in axis.get_yticklabels()} == {"gpp", "gpp(mask=hard_once)"}
+
+
 @pytest.mark.parametrize(
     ("ranks", "joined"),
     [([1, 2, 3, 4], [(0, 1), (1, 2), (2, 3)]), ([1, 1.5, 2, 4], [(0, 2)]), ([1, 3, 5], [])],
@@ -353,6 +381,42 @@ def test_too_few_tasks_have_no_ranking(store: FakeStore) -> None:
         for method in METHODS[:4]:
             store.finish(store.add(task, method, 0.8))
     assert rank_figure(results_of(store)) is None
+
+
+@pytest.fixture
+def unlike(store: FakeStore) -> Results:
+    """Pairs of which one missed its target and another ran on other data in one of three tasks."""
+    strange = {"gpp+none": {"size": {"sparsity": 0.7}}, "random+none": {"data": {"content": "other"}}}
+    for task in ("rte", "mrpc", "cola"):
+        for method in ("gpp+dfd", "gpp+none", "random+dfd", "random+none", "depth+dfd"):
+            store.finish(store.add(task, method, 0.8), **(strange.get(method, {}) if task == "rte" else {}))
+    return results_of(store)
+
+
+def test_runs_unlike_others_have_no_rank_and_are_named(unlike: Results) -> None:
+    found = ranking(unlike, 0.8)
+    assert found is not None
+    assert set(found.mean) == {"gpp+dfd", "random+dfd", "depth+dfd"}
+    told = "gpp+none (missed its sparsity target); random+none (other data on RTE)"
+    title = drawn(rank_figure(unlike)).axes[0].get_title()
+    assert title.replace("\n", " ").endswith(f"without a rank: {told}")
+    table = ablation_table(unlike, "caption")
+    assert table is not None
+    assert f"Without a rank at 0.8: {told}." in table.notes
+
+
+def test_points_of_runs_unlike_others_are_hollow(unlike: Results) -> None:
+    for axis in (drawn(score_figure(unlike)).axes[3], drawn(pareto_figure(unlike)).axes[0]):
+        hollow = [line for line in axis.lines if line.get_markerfacecolor() == "white"]
+        assert len(hollow) == 2
+    legend = drawn(pareto_figure(unlike)).legends[0]
+    assert "hollow: missed target or other data" in [text.get_text() for text in legend.get_texts()]
+
+
+def test_pairs_of_runs_unlike_others_are_starred(unlike: Results) -> None:
+    axis = drawn(matrix_figure(unlike)).axes[0]
+    assert ["*" in text.get_text() for text in axis.texts].count(True) == 2
+    assert axis.get_title().endswith("*: missed target or other data")
 
 
 def test_structure_cells_show_counts_and_hatch_removed_sublayers(store: FakeStore) -> None:
@@ -397,6 +461,8 @@ def test_pruners_with_one_schedule_share_a_line(grid: Results) -> None:
     curves = [line for line in axis.lines if len(line.get_xdata()) > 2]
     assert len(curves) == 1
     assert curves[0].get_ydata()[-1] == pytest.approx(0.8)
+    names = [text.get_text() for text in drawn(schedule_figure(grid, {"sparsity": 0.8})).legends[0].get_texts()]
+    assert "; ".join(PAIR) in names[0], "labels may have commas"
 
 
 @pytest.mark.parametrize("drawing", DRAWINGS, ids=lambda drawing: drawing.name)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from suites.cells import SINGLE_WEIGHTS
+from suites.comparison_tables import ablation_table, distiller_table
 from suites.formats import BETTER, NO_EVIDENCE, WORSE, Cell, Number, Row, Table, to_csv, to_latex, to_markdown
 from suites.published import select, shipped
 from suites.records import Results, read_results
@@ -173,6 +174,21 @@ def test_different_data_in_one_column_is_marked(store: FakeStore) -> None:
     assert table_of(store).columns[0].marks == ("runs on 2 different versions of the data",)
 
 
+def test_averages_tell_partial_and_other_data(store: FakeStore) -> None:
+    changes = {"gpp+dfd": {"max_train_rows": 50}, "gpp+none": {"content": "other"}, "random+dfd": {}, "gpp+logits": {}}
+    for method, data in changes.items():
+        store.finish(store.add("rte", method, 0.8), {"validation": [0.9]}, data={"subset": ["test"], **data})
+    table = table_of(store)
+    heads = {column.title: column.marks for column in table.columns}
+    assert heads["avg"] == ("only part of the official rows: test",)
+    assert cell(table, "0.8", "gpp+dfd", "avg").marks == ("trained on at most 50 rows",)
+    strange = cell(table, "0.8", "gpp+none", "avg")
+    assert strange.marks == ("on other data than most runs: RTE",)
+    assert cell(table, "0.8", "gpp+none", "RTE").marks == ("on other data than most runs",)
+    assert not any(cell(table, "0.8", "gpp+none", title).numbers[0].best for title in ("RTE", "avg"))
+    assert cell(table, "0.8", "random+dfd", "avg").numbers[0].best
+
+
 def test_constant_predictions_are_marked(store: FakeStore) -> None:
     store.finish(store.add("rte", "gpp+dfd", 0.8), {"validation": [0.5]}, constant_predictions=["validation"])
     assert cell(table_of(store), "0.8", "gpp+dfd", "RTE").marks == (
@@ -251,6 +267,12 @@ def test_single_weights_are_told_from_units(store: FakeStore) -> None:
     (folder / "record.json").write_text(json.dumps(record | {"kept": {"weight": [100]}}))
     marks = {row.label: row.marks for row in table_of(store).blocks[1].rows}
     assert marks == {"gpp+dfd": (), "gpp+none": (SINGLE_WEIGHTS,)}
+    compared = ablation_table(results_of(store), "caption")
+    assert compared is not None
+    assert [row.marks for row in compared.blocks[0].rows] == [(), (SINGLE_WEIGHTS,)]
+    exchanged = distiller_table(results_of(store), "caption")
+    assert exchanged is not None
+    assert [row.marks for row in exchanged.blocks[0].rows] == [(), (SINGLE_WEIGHTS,)]
 
 
 def test_retention_is_over_the_own_teacher(store: FakeStore) -> None:

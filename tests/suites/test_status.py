@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +56,15 @@ def test_the_table_shows_states_by_method_and_task(
     }
     assert "running  mrpc alone 0.8 seed 1: search 3/9" in told
     assert "failed   mrpc OK 0.8 seed 1: mrpc cannot be learnt\n         log: " in told
+
+
+def test_a_suite_may_be_named_by_its_file(
+    planned: list[PlannedRun], store: Store, suite_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(suite_file), "--store", str(store.root)]) == 0
+    assert "tiny, preset micro: 8 missing" in capsys.readouterr().out
+    assert main(["some/other.yaml", "--store", str(store.root)]) == 2
+    assert "suite file some/other.yaml cannot be read" in capsys.readouterr().err
 
 
 def test_json_has_every_run(planned: list[PlannedRun], store: Store, capsys: pytest.CaptureFixture[str]) -> None:
