@@ -178,6 +178,7 @@ class Grain(Pruner):
     """Ranks dims inside heads and FFN dims together, by smoothed first-order scores; see the module."""
 
     reference = REFERENCE
+    revision = 2
     at_extraction: ClassVar[Literal["restart", "continue"]] = "continue"
     Config: ClassVar[type[Config]] = GrainConfig
 
@@ -267,8 +268,10 @@ class Grain(Pruner):
 
 
 def _alive_first(scores: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
-    """Scores by which every unit that is left comes before every one that has gone."""
-    return scores + left * (scores.max() + 1)
+    """Scores by which every unit that is left comes before every one that has gone, at any size of the scores."""
+    # In float32 the sum would make equals of scores that are smaller than its rounding.
+    shares = scores.double() / scores.max().double().clamp_min(torch.finfo(torch.float).tiny)
+    return shares + 2 * left
 
 
 # --- distillation ---

@@ -125,6 +125,18 @@ def test_other_targets_are_met_too(target: Target) -> None:
     assert 0.9 * target.budget(SMALL) < target.cost(SMALL, keep) <= target.budget(SMALL)
 
 
+def test_small_scores_rank_to_the_end() -> None:
+    """Scores of long runs are around 1e-8; one power of two for all of them changes no place."""
+    made, small = pruner(Target(0.5)), pruner(Target(0.5))
+    stream = torch.Generator().manual_seed(0)
+    for step in range(40):
+        gradients = {kind: torch.randn(v.shape, generator=stream) for kind, v in made.masks(step).items()}
+        made.observe(step, made.masks(step), gradients)
+        small.observe(step, small.masks(step), {kind: values * 2.0**-27 for kind, values in gradients.items()})
+    kept, kept_small = made.keep(), small.keep()
+    assert all(torch.equal(kept[kind], kept_small[kind]) for kind in kept)
+
+
 def test_units_do_not_come_back_and_rank_behind_all_others() -> None:
     made = pruner(Target(0.9), end=0.8)
     *path, _ = searched(made)
