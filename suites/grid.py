@@ -261,7 +261,7 @@ class RunMaker:
         preset, method, task = self._preset, point.row.method, point.task
         return {
             "task": task,
-            "method": self._recipe(method, task).method or method,
+            "method": self._method(method, task),
             "sparsity": point.sparsity,
             "seed": point.seed,
             "model": preset.model,
@@ -282,11 +282,25 @@ class RunMaker:
         paper = self._preset.protocol == "paper"
         return self._recipes.recipe_for(method, task) if paper else self._recipes.NONE
 
+    def _method(self, method: str, task: str) -> str:
+        """A row's method with the options that its paper gives."""
+        return self._recipe(method, task).method or method
+
     def _training(self, point: Point) -> dict[str, Any]:
-        """Settings of the preset, then of the paper, of the file's overrides, and of the command line."""
-        recipe = self._recipe(point.row.method, point.task).training
+        """Settings of the preset, the method, the paper, the file's overrides and the command line, in this order."""
+        method, task = point.row.method, point.task
+        named = self._named_training(self._method(method, task))
         overrides = [rule.training for rule in self._overrides if point.within(rule)]
-        return reduce(merged, [recipe, *overrides, self._request.training], dict(self._preset.training))
+        changes = [named, self._recipe(method, task).training, *overrides, self._request.training]
+        return reduce(merged, changes, dict(self._preset.training))
+
+    def _named_training(self, method: str) -> Mapping[str, Any]:
+        """Settings that a method with a name of its own brings along."""
+        try:
+            settings: Mapping[str, Any] = self._config.method_training(method)
+        except UsageError as error:
+            raise UsageError(f"{self.where}: method: {error}") from None
+        return settings
 
 
 def _refuse_unreachable(runs: Iterable[GridRun], request: Request, where: str) -> None:

@@ -47,3 +47,11 @@ def test_the_protocol_paper_trains_each_method_with_its_recipe(tmp_path: Path) -
     runs = {run.row.label: run.config for run in expand(load_suite(str(path), request), request)}
     assert runs["a"].protocol == runs["b"].protocol == "paper"
     assert (runs["a"].training.search_epochs, runs["b"].training.search_epochs) == (20, 1)
+
+
+def test_settings_of_a_named_method_yield_to_the_command_line() -> None:
+    [run] = expand(load_suite("cofi_ablation"), Request(only=["task=mrpc", "sparsity=0.8", "method=cofi"]))
+    assert run.config.settings.before_share == 0.05
+    request = Request(only=["task=mrpc", "sparsity=0.8", "method=cofi"], settings=["training.before_share=0"])
+    [run] = expand(load_suite("cofi_ablation", request), request)
+    assert run.config.settings.before_share == 0

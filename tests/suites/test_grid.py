@@ -327,6 +327,18 @@ def test_the_command_line_has_the_last_word(suite_file: Path) -> None:
     assert run.config.model_dump(mode="json")["training"] == {"lr": 1e-5, "epochs": 9}
 
 
+def test_a_named_methods_settings_yield_to_overrides_and_the_command_line(suite_file: Path) -> None:
+    change(suite_file, "methods", 2, value={"method": "slow", "label": "Slow"})
+
+    def training(**more: Any) -> dict[str, Any]:
+        return grid(suite_file, "task=mrpc", "method=slow", **more)[0].config.model_dump(mode="json")["training"]
+
+    assert training() == {"lr": 1e-6, "epochs": 2}
+    assert training(settings=["training.lr=1e-2"]) == {"lr": 1e-2, "epochs": 2}
+    change(suite_file, "overrides", value=[{"method": "slow", "training": {"lr": 2e-5}}])
+    assert training() == {"lr": 2e-5, "epochs": 2}
+
+
 def test_an_override_leaves_the_teacher_alone(suite_file: Path) -> None:
     teachers = {run.teacher.run_id for run in grid(suite_file) if run.teacher}
     change(suite_file, "overrides", value=[{"training": {"epochs": 5}, "task": "mrpc"}])
