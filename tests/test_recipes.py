@@ -10,7 +10,10 @@ from gppdfd.tasks import TASK_NAMES
 from suites.grid import Request, expand, load_suite
 from suites.recipes import NONE, recipe_file, recipe_for, recipe_names
 
-BUDGET = {"batch_size", "before_epochs", "search_epochs", "recovery_epochs", "scoring"}
+BUDGET = {
+    "batch_size", "learning_rate", "weight_decay", "clip_norm", "warmup", "decay", "flooding",
+    "before_epochs", "search_epochs", "recovery_epochs", "scoring",
+}  # fmt: skip
 """Settings that the protocol `equal_budget` must find the same for all methods."""
 
 
