@@ -52,6 +52,13 @@ def test_the_protocol_paper_trains_each_method_with_its_recipe(tmp_path: Path) -
     assert (runs["a"].training.search_epochs, runs["b"].training.search_epochs) == (20, 1)
 
 
+def test_rows_of_cofis_ablation_have_equal_phases() -> None:
+    runs = expand(load_suite("cofi_ablation"), Request(only=["task=mrpc", "sparsity=0.8"]))
+    phases = {tuple(run.steps.items()) for run in runs if run.row.method.startswith(("cofi", "l0"))
+              and not run.row.training}  # fmt: skip
+    assert len(phases) == 1
+
+
 def test_settings_of_a_named_method_yield_to_the_command_line() -> None:
     [run] = expand(load_suite("cofi_ablation"), Request(only=["task=mrpc", "sparsity=0.8", "method=cofi"]))
     assert run.config.settings.before_share == 0.05
