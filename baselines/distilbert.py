@@ -46,5 +46,5 @@ class DistilBERT(HiddenStateDistiller):
 
 register_method(
     "distilbert",
-    NamedMethod(spec="depth+distilbert", training={"flooding": 0.0}, reference=DistilBERT.reference),
+    NamedMethod(spec="depth+distilbert", reference=DistilBERT.reference),
 )

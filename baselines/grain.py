@@ -77,6 +77,7 @@ class GrainConfig(Config):
         beta: smoothing of the scores; 0 takes the last batch alone.
         structreg: alpha of the structure regularisation by value dims left in the head; 0 is off.
         structreg_layer, structreg_ffn: the same by value dims left in the layer and by FFN dims left in it.
+        scores: first-order ones, or one random draw per unit, which neither smoothing nor structure changes.
         separation: scores see the loss on labels, not the one on hidden states.
         drop_dead_queries: a head without value dims loses its queries and keys at once.
         last_cut: whether the end of the window is reached, or the last cut is the one before.
@@ -91,6 +92,7 @@ class GrainConfig(Config):
     structreg: float = Field(0.3, ge=0)
     structreg_layer: float = Field(0.0, ge=0)
     structreg_ffn: float = Field(0.0, ge=0)
+    scores: Literal["gradient", "random"] = "gradient"
     separation: bool = True
     drop_dead_queries: bool = True
     last_cut: Literal["target", "released"] = "target"
@@ -178,11 +180,14 @@ class Grain(Pruner):
     """Ranks dims inside heads and FFN dims together, by smoothed first-order scores; see the module."""
 
     reference = REFERENCE
+    revision = 2
     at_extraction: ClassVar[Literal["restart", "continue"]] = "continue"
     Config: ClassVar[type[Config]] = GrainConfig
 
     @property
     def gradient_parts(self) -> frozenset[str]:
+        if self.config.scores == "random":
+            return frozenset()
         return frozenset({"task", "soft"} if self.config.separation else LOSS_PARTS)
 
     @property
@@ -211,7 +216,7 @@ class Grain(Pruner):
         self._final = final_density(structure, setting.target)
         self._sizes = {kind: unit_parameters(structure, kind) for kind in self.kinds}
         self._left = {kind: ones.bool() for kind, ones in structure.ones(self.kinds, setting.device).items()}
-        self._scores = {kind: torch.zeros_like(left, dtype=torch.float) for kind, left in self._left.items()}
+        self._scores = {kind: self._first_scores(left) for kind, left in self._left.items()}
 
     def sparsity(self, step: int) -> float:
         return 1 - density(step, *self._window, self._final)
@@ -250,6 +255,11 @@ class Grain(Pruner):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._left, self._scores = dict(state["left"]), dict(state["scores"])
 
+    def _first_scores(self, left: torch.Tensor) -> torch.Tensor:
+        if self.config.scores == "gradient":
+            return torch.zeros_like(left, dtype=torch.float)
+        return torch.rand(left.shape, generator=self.setting.generator).to(left.device)
+
     @property
     def _together(self) -> bool:
         return bool(self.config.ranking == "global")
@@ -259,16 +269,18 @@ class Grain(Pruner):
         start, end = self._window
         if not start <= step <= end or (step == end and self.config.last_cut == "released"):
             return
-        due, importance, together = density(step, start, end, self._final), self.importance(), self._together
-        gone = global_cut(importance, self._sizes, due) if together else cut_per_kind(importance, due)
+        due, importance = density(step, start, end, self._final), self.importance()
+        gone = global_cut(importance, self._sizes, due) if self._together else cut_per_kind(importance, due)
         self._left = {kind: left & ~gone[kind] for kind, left in self._left.items()}
-        if together and self.config.drop_dead_queries and "vo" in self._left:
+        if self.config.drop_dead_queries and "vo" in self._left:
             self._left = without_dead_queries(self._left)
 
 
 def _alive_first(scores: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
-    """Scores by which every unit that is left comes before every one that has gone."""
-    return scores + left * (scores.max() + 1)
+    """Scores by which every unit that is left comes before every one that has gone, at any size of the scores."""
+    # In float32 the sum would make equals of scores that are smaller than its rounding.
+    shares = scores.double() / scores.max().double().clamp_min(torch.finfo(torch.float).tiny)
+    return shares + 2 * left
 
 
 # --- distillation ---

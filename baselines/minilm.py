@@ -159,4 +159,4 @@ def _projections(view: View, layer: int) -> tuple[torch.Tensor, ...]:
 
 
 for _name, _class in (("minilm", MiniLM), ("minilmv2", MiniLMv2)):
-    register_method(_name, NamedMethod(spec=f"depth+{_name}", training={"flooding": 0.0}, reference=_class.reference))
+    register_method(_name, NamedMethod(spec=f"depth+{_name}", reference=_class.reference))

@@ -90,8 +90,7 @@ class PKD(MatchingDistiller):
 
 def student_of_first_layers(layer_map: Literal["skip", "last"]) -> NamedMethod:
     """PKD on the first layers of the pre-trained model; epochs and learning rate are left to the recipe."""
-    training = {"flooding": 0.0, "warmup": 0.1, "weight_decay": 0.01}
-    return NamedMethod(spec=f"depth(which=first)+pkd(layer_map={layer_map})", training=training, reference=PAPER)
+    return NamedMethod(spec=f"depth(which=first)+pkd(layer_map={layer_map})", reference=PAPER)
 
 
 register_method("pkd-skip", student_of_first_layers("skip"))

@@ -134,9 +134,5 @@ class TinyBERT(MatchingDistiller):
 
 register_method(
     "tinybert",
-    NamedMethod(
-        spec="depth+tinybert",
-        training={"flooding": 0.0, "warmup": 0.1, "weight_decay": 0.01},
-        reference=TinyBERT.reference,
-    ),
+    NamedMethod(spec="depth+tinybert", reference=TinyBERT.reference),
 )

@@ -169,10 +169,25 @@ class Trainer:
         torch.manual_seed(derive_seed(self.seed, "dropout"))
         self.encoder, self.view = MaskedEncoder(self.model), Observed(self.model, self.distiller.needs)
         self.model.train()
+        self._require_gradients()
         self.pruner.begin(self.setting)
         self.distiller.begin(self.setting)
         self._set_optimizer(self.phases.total)
         self._batches = self._batches_from(0)
+
+    def _require_gradients(self) -> None:
+        """A pruner that ranks by gradients must get some.
+
+        Raises:
+            UsageError: all loss parts that it asks for have weight 0.
+        """
+        wanted = sorted(self.pruner.gradient_parts)
+        if self.phases.search and wanted and not any(map(self.distiller.weight, wanted)):
+            pruner, distiller = type(self.pruner).__name__, type(self.distiller).__name__
+            raise UsageError(
+                f"pruner {pruner} ranks by the gradient of {' and '.join(wanted)}, which distiller "
+                f"{distiller} gives weight 0: set its {wanted[-1]}_weight"
+            )
 
     def state_dict(self) -> State:
         """All that decides the steps to come."""

@@ -87,9 +87,8 @@ class RunConfig(BaseModel):
 
     @property
     def settings(self) -> TrainingConfig:
-        """Training settings in force: the teacher's or the student's, with those that the method brings along."""
-        own = self.teacher if self.is_teacher else self.training
-        return own.model_copy(update=self.parsed.training)
+        """Training settings in force: the teacher's or the student's."""
+        return self.teacher if self.is_teacher else self.training
 
     @property
     def target(self) -> Target:
@@ -160,6 +159,11 @@ class Inputs:
         pruner, _ = run.parsed.build()
         scoring = pruner.scoring_epochs(self.structure, run.target, run.settings.search_epochs)
         return vars(plan_phases(run.settings, self.rows[run.task], pruner.searches, scoring))
+
+
+def method_training(method: str) -> Mapping[str, Any]:
+    """Training settings that a named method brings along."""
+    return parse_method(method).training
 
 
 def read_inputs(model: str, data: DataConfig, tasks: Sequence[str], data_dir: Path | None) -> Inputs:

@@ -68,7 +68,7 @@ class GridRun:
     """
 
     config: Run
-    row: MethodRow
+    row: MethodRow = field(hash=False)
     order: int
     unreachable: str | None = None
     steps: Mapping[str, int] = field(default_factory=dict, hash=False)
@@ -116,27 +116,35 @@ def _axes(suite: Suite, preset: Preset, request: Request) -> _Axes:
 
 
 def _narrow(axes: _Axes, wanted: Mapping[str, Iterable[Any] | None]) -> _Axes:
-    rows = {row.method: row for row in axes.rows}
-    labels = {normal(row.label): row.method for row in axes.rows}
-    specs = _chosen("method", list(rows), wanted.get("method"), labels)
     return _Axes(
         _chosen("task", axes.tasks, wanted.get("task")),
-        [rows[spec] for spec in specs],
+        _chosen_rows(axes.rows, wanted.get("method")),
         _chosen("sparsity", axes.sparsities, wanted.get("sparsity")),
         _chosen("seed", axes.seeds, wanted.get("seed")),
     )
 
 
-def _chosen(
-    axis: str,
-    values: Sequence[Value],
-    wanted: Iterable[Any] | None,
-    aliases: Mapping[str, Value] | None = None,
-) -> Sequence[Value]:
+def _chosen_rows(rows: Sequence[MethodRow], wanted: Iterable[Any] | None) -> Sequence[MethodRow]:
+    """Rows by their labels, or all rows of a method by its name; all if nothing is said."""
+    if wanted is None:
+        return rows
+    named: dict[str, list[str]] = {}
+    for row in rows:
+        named.setdefault(normal(row.method), []).append(row.label)
+    named |= {normal(row.label): [row.label] for row in rows}
+    chosen = set()
+    for given in wanted:
+        if normal(given) not in named:
+            raise unknown("method", str(given), dict.fromkeys(row.method for row in rows))
+        chosen.update(named[normal(given)])
+    return [row for row in rows if row.label in chosen]
+
+
+def _chosen(axis: str, values: Sequence[Value], wanted: Iterable[Any] | None) -> Sequence[Value]:
     """Those of `values` that are wanted, in the order of the file; all if nothing is said about the axis."""
     if wanted is None:
         return values
-    names = {**(aliases or {}), **{normal(value): value for value in values}}
+    names = {normal(value): value for value in values}
     for given in wanted:
         if normal(given) not in names:
             raise unknown(axis, str(given), map(str, values))
@@ -217,9 +225,9 @@ class RunMaker:
         self._recipes: Any = importlib.import_module("suites.recipes")
         self.where = f"{suite.name}, preset {request.preset}"
         self._preset, self._request = suite.preset(request.preset), request
-        self._order = {row.method: position for position, row in enumerate(suite.methods)}
+        self._order = {row.label: position for position, row in enumerate(suite.methods)}
         self._overrides = [*suite.overrides, *self._preset.overrides]
-        self._check_overrides(suite.rules([request.preset]))
+        self._check_overrides(suite.rules([request.preset]), suite.methods)
         data = validated(self._config.DataConfig, self._preset.data, f"{self.where}: data")
         self._inputs = self._config.read_inputs(self._preset.model, data, tasks, request.data_dir)
         self._known: dict[tuple[Hashable, ...], tuple[str | None, Mapping[str, int]]] = {}
@@ -236,14 +244,15 @@ class RunMaker:
 
     def _made(self, config: Run, row: MethodRow, teacher: GridRun | None = None) -> GridRun:
         unreachable, steps = self._checked(config)
-        return GridRun(config, row, self._order[row.method], unreachable, steps, teacher)
+        return GridRun(config, row, self._order[row.label], unreachable, steps, teacher)
 
-    def _check_overrides(self, rules: Iterable[tuple[str, Where]]) -> None:
-        """Overrides of points that this launch leaves out are checked too."""
-        for place, rule in rules:
-            if isinstance(rule, Override):
-                settings = merged(self._preset.training, rule.training)
-                validated(self._config.TrainingConfig, settings, f"{self.where}: {place}.training")
+    def _check_overrides(self, rules: Iterable[tuple[str, Where]], rows: Sequence[MethodRow]) -> None:
+        """Settings of points that this launch leaves out are checked too."""
+        changes = {place: rule.training for place, rule in rules if isinstance(rule, Override)}
+        changes |= {f"methods.{number}": row.training for number, row in enumerate(rows) if row.training}
+        for place, change in changes.items():
+            settings = merged(self._preset.training, change)
+            validated(self._config.TrainingConfig, settings, f"{self.where}: {place}.training")
 
     def _checked(self, config: Run) -> tuple[str | None, Mapping[str, int]]:
         """Why a run's target cannot be reached, and the steps of its phases."""
@@ -264,7 +273,7 @@ class RunMaker:
         preset, method, task = self._preset, point.row.method, point.task
         return {
             "task": task,
-            "method": self._recipe(method, task).method or method,
+            "method": self._method(method, task),
             "sparsity": point.sparsity,
             "seed": point.seed,
             "model": _whole_path(preset.model),
@@ -285,11 +294,26 @@ class RunMaker:
         paper = self._preset.protocol == "paper"
         return self._recipes.recipe_for(method, task) if paper else self._recipes.NONE
 
+    def _method(self, method: str, task: str) -> str:
+        """A row's method with the options that its paper gives."""
+        return self._recipe(method, task).method or method
+
     def _training(self, point: Point) -> dict[str, Any]:
-        """Settings of the preset, then of the paper, of the file's overrides, and of the command line."""
-        recipe = self._recipe(point.row.method, point.task).training
+        """Settings of the preset, method, paper, the file's overrides, the row and the command line, in this order."""
+        method, task = point.row.method, point.task
+        named = self._named_training(self._method(method, task))
         overrides = [rule.training for rule in self._overrides if point.within(rule)]
-        return reduce(merged, [recipe, *overrides, self._request.training], dict(self._preset.training))
+        recipe = self._recipe(method, task).training
+        changes = [named, recipe, *overrides, point.row.training, self._request.training]
+        return reduce(merged, changes, dict(self._preset.training))
+
+    def _named_training(self, method: str) -> Mapping[str, Any]:
+        """Settings that a method with a name of its own brings along."""
+        try:
+            settings: Mapping[str, Any] = self._config.method_training(method)
+        except UsageError as error:
+            raise UsageError(f"{self.where}: method: {error}") from None
+        return settings
 
 
 def _whole_path(model: str) -> str:

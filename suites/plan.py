@@ -85,7 +85,7 @@ def make_plan(suite: Suite, request: Request) -> list[PlannedRun]:
     position = suite.methods.index(row) if row in suite.methods else len(suite.methods)
     needed = {run.teacher.run_id: run.teacher for run in runs if run.teacher}
     teachers = [replace(teacher, row=row, order=position) for teacher in needed.values()]
-    unique = {run.run_id: _planned(run, suite.reference) for run in [*runs, *teachers]}
+    unique = {run.run_id: _planned(run, suite.reference_row) for run in [*runs, *teachers]}
     return sorted(unique.values(), key=lambda run: run.role == "student")
 
 
@@ -130,7 +130,7 @@ def write_plan(plan: Sequence[PlannedRun], path: Path, suite: str = "") -> None:
     write_atomically(path, lambda temporary: pq.write_table(table, temporary))
 
 
-def _planned(run: GridRun, reference: str) -> PlannedRun:
+def _planned(run: GridRun, reference: MethodRow) -> PlannedRun:
     config = run.config
     return PlannedRun(
         run_id=run.run_id,
@@ -143,7 +143,7 @@ def _planned(run: GridRun, reference: str) -> PlannedRun:
         order=run.order,
         paper=run.row.paper,
         pair=config.pair,
-        reference=run.row.method == reference,
+        reference=run.row == reference,
         threads=config.threads,
         config=config.model_dump(mode="json"),
         teacher=run.teacher.run_id if run.teacher else None,

@@ -47,11 +47,22 @@ class _Strict(BaseModel):
 
 
 class MethodRow(_Strict):
-    """One row of the suite's tables: a method, how tables call it, and the paper it comes from."""
+    """One row of the suite's tables: a method, how tables call it, and the paper it comes from.
+
+    `training` changes the row's settings last of all that the file says. One method may have several rows under
+    different labels, which these settings or overrides by label tell apart.
+    """
 
     method: str
     label: str
     paper: str = ""
+    training: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _dense_has_the_teachers(self) -> "MethodRow":
+        if self.method == DENSE and self.training:
+            raise ValueError(f"{DENSE} trains with the preset's `teacher` settings, which all its students share")
+        return self
 
 
 class Where(_Strict):
@@ -173,9 +184,9 @@ class Suite(Rules):
     @field_validator("methods", mode="after")
     @classmethod
     def _rows_differ(cls, rows: tuple[MethodRow, ...]) -> tuple[MethodRow, ...]:
-        for names in ([row.method for row in rows], [row.label for row in rows]):
-            if twice := [name for name in names if names.count(name) > 1]:
-                raise ValueError(f"{twice[0]!r} is there twice")
+        labels = [row.label for row in rows]
+        if twice := [label for label in labels if labels.count(label) > 1]:
+            raise ValueError(f"{twice[0]!r} is there twice")
         return rows
 
     @model_validator(mode="after")
@@ -226,6 +237,11 @@ class Suite(Rules):
         if name not in self.presets:
             raise unknown(f"preset of {self.name}", name, self.presets)
         return self.presets[name]
+
+    @property
+    def reference_row(self) -> MethodRow:
+        """The row that tables compare the others with: the first of its method."""
+        return next(row for row in self.methods if row.method == self.reference)
 
     @property
     def dense_row(self) -> MethodRow | None:

@@ -125,6 +125,30 @@ def test_other_targets_are_met_too(target: Target) -> None:
     assert 0.9 * target.budget(SMALL) < target.cost(SMALL, keep) <= target.budget(SMALL)
 
 
+def test_small_scores_rank_to_the_end() -> None:
+    """Scores of long runs are around 1e-8; one power of two for all of them changes no place."""
+    made, small = pruner(Target(0.5)), pruner(Target(0.5))
+    stream = torch.Generator().manual_seed(0)
+    for step in range(40):
+        gradients = {kind: torch.randn(v.shape, generator=stream) for kind, v in made.masks(step).items()}
+        made.observe(step, made.masks(step), gradients)
+        small.observe(step, small.masks(step), {kind: values * 2.0**-27 for kind, values in gradients.items()})
+    kept, kept_small = made.keep(), small.keep()
+    assert all(torch.equal(kept[kind], kept_small[kind]) for kind in kept)
+
+
+def test_random_scores_are_one_draw_that_stays() -> None:
+    made = pruner(Target(0.5), structreg=0, scores="random")
+    assert not made.gradient_parts
+    drawn = {kind: values.clone() for kind, values in made.state_dict()["scores"].items()}
+    path = [made.masks(step) for step in range(40)]
+    for kind, gone in {kind: ~path[-1][kind].bool() for kind in UNITS}.items():
+        assert gone.any()
+        assert drawn[kind][gone].max() < drawn[kind][~gone].min()
+        assert torch.equal(made.state_dict()["scores"][kind], drawn[kind])
+    assert torch.equal(drawn["ffn"], pruner(Target(0.5), scores="random").state_dict()["scores"]["ffn"])
+
+
 def test_units_do_not_come_back_and_rank_behind_all_others() -> None:
     made = pruner(Target(0.9), end=0.8)
     *path, _ = searched(made)
@@ -141,8 +165,9 @@ def test_a_head_without_values_loses_its_queries_but_not_the_other_way_round() -
     left["vo"][0, 0] = left["qk"][0, 1] = False
     assert without_dead_queries(left)["qk"].any(-1).tolist() == [[False, False]]
     assert left["vo"].any(-1).tolist() == [[False, True]]
-    for units in searched(pruner(Target(0.97, count="published"))):
-        assert not (units["qk"].any(-1) & ~units["vo"].any(-1)).any()
+    for ranking in ("global", "per_kind"):
+        for units in searched(pruner(Target(0.97, count="published"), ranking=ranking)):
+            assert not (units["qk"].any(-1) & ~units["vo"].any(-1)).any()
     assert any(
         bool((units["qk"].any(-1) & ~units["vo"].any(-1)).any())
         for units in searched(pruner(Target(0.97, count="published"), drop_dead_queries=False))

@@ -18,7 +18,7 @@ DEFAULTS = {
     "pruner cap-f r1": "3b892c90ad",
     "pruner first-order r1": "dea94a4a13",
     "pruner gpp r1": "02af597f28",
-    "pruner grain r1": "0ab7e3ddea",
+    "pruner grain r2": "170039ebfe",
     "pruner l0 r3": "ef5e496d73",
     "pruner magnitude r1": "409f6a1dca",
     "pruner magnitude-weight r1": "6b32d986e0",

@@ -10,7 +10,10 @@ from gppdfd.tasks import TASK_NAMES
 from suites.grid import Request, expand, load_suite
 from suites.recipes import NONE, recipe_file, recipe_for, recipe_names
 
-BUDGET = {"batch_size", "before_epochs", "search_epochs", "recovery_epochs", "scoring"}
+BUDGET = {
+    "batch_size", "learning_rate", "weight_decay", "clip_norm", "warmup", "decay", "flooding",
+    "before_epochs", "search_epochs", "recovery_epochs", "scoring",
+}  # fmt: skip
 """Settings that the protocol `equal_budget` must find the same for all methods."""
 
 
@@ -47,3 +50,18 @@ def test_the_protocol_paper_trains_each_method_with_its_recipe(tmp_path: Path) -
     runs = {run.row.label: run.config for run in expand(load_suite(str(path), request), request)}
     assert runs["a"].protocol == runs["b"].protocol == "paper"
     assert (runs["a"].training.search_epochs, runs["b"].training.search_epochs) == (20, 1)
+
+
+def test_rows_of_cofis_ablation_have_equal_phases() -> None:
+    runs = expand(load_suite("cofi_ablation"), Request(only=["task=mrpc", "sparsity=0.8"]))
+    phases = {tuple(run.steps.items()) for run in runs if run.row.method.startswith(("cofi", "l0"))
+              and not run.row.training}  # fmt: skip
+    assert len(phases) == 1
+
+
+def test_settings_of_a_named_method_yield_to_the_command_line() -> None:
+    [run] = expand(load_suite("cofi_ablation"), Request(only=["task=mrpc", "sparsity=0.8", "method=cofi"]))
+    assert run.config.settings.before_share == 0.05
+    request = Request(only=["task=mrpc", "sparsity=0.8", "method=cofi"], settings=["training.before_share=0"])
+    [run] = expand(load_suite("cofi_ablation", request), request)
+    assert run.config.settings.before_share == 0

@@ -232,6 +232,12 @@ def test_a_removed_view_holds_no_states() -> None:
     assert not any(view._projections._found)
 
 
+def test_a_pruner_without_the_gradients_that_it_ranks_by_is_refused() -> None:
+    by_task = GPP(GPPConfig(gradient="task"))
+    with pytest.raises(UsageError, match=r"gradient of task, which distiller Layerwise gives weight 0: set its task_w"):
+        trainer(made=by_task, distiller="layerwise").begin()
+
+
 def test_disagreement_after_extraction_ends_the_run(monkeypatch) -> None:
     monkeypatch.setattr("gppdfd.training.disagreement", lambda *_: 1e-3)
     with pytest.raises(DataError, match="disagree"):

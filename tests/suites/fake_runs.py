@@ -99,6 +99,11 @@ class Inputs:
         return "too far" if run.method.startswith("far") else None
 
 
+def method_training(method: str) -> dict[str, Any]:
+    """The method `slow` brings a learning rate along."""
+    return {"lr": 1e-6} if method.startswith("slow") else {}
+
+
 def read_inputs(model: str, data: DataConfig, tasks: Sequence[str], data_dir: Path | None) -> Inputs:
     return Inputs("hash", dict.fromkeys(tasks, "hash"))
 
@@ -109,6 +114,7 @@ def stand_in() -> ModuleType:
     module.RunConfig = RunConfig  # type: ignore[attr-defined]
     module.DataConfig = DataConfig  # type: ignore[attr-defined]
     module.TrainingConfig = TrainingConfig  # type: ignore[attr-defined]
+    module.method_training = method_training  # type: ignore[attr-defined]
     module.read_inputs = read_inputs  # type: ignore[attr-defined]
     return module
 

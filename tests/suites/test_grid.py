@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gppdfd.errors import UsageError
 from suites.grid import GridRun, Point, _left_out, expand, split_list
+from suites.plan import make_plan
 from suites.suite import Request, Suite, load_suite, suite_names
 from tests.suites.conftest import SUITE
 
@@ -160,7 +161,7 @@ def test_a_preset_narrows_the_axes(suite_file: Path) -> None:
         (("sparsities",), [-0.1], r"sparsities.0: .*greater than or equal to 0"),
         (("sparsities",), [], r"sparsities: .*at least 1 item"),
         (("reference",), "ok+dfb", r"unknown method 'ok\+dfb'. Did you mean 'ok\+dfd'"),
-        (("methods", 1, "method"), "ok+dfd", r"methods: 'ok\+dfd' is there twice"),
+        (("methods", 1, "method"), "ok+dfd", r"'ok\+dfd' and 'ok\+dfd' make the same run twice"),
         (("methods", 1, "label"), "OK", r"methods: 'OK' is there twice"),
         (("tasks",), ["mrpc", "mrpc"], r"make the same run twice"),
         (("sparsities",), [0.8, 0.8], r"make the same run twice"),
@@ -331,6 +332,47 @@ def test_the_command_line_has_the_last_word(suite_file: Path) -> None:
     change(suite_file, "overrides", value=[{"method": "OK", "training": {"epochs": 5, "lr": 1e-5}}])
     run = grid(suite_file, settings=["training.epochs=9"])[0]
     assert run.config.model_dump(mode="json")["training"] == {"lr": 1e-5, "epochs": 9}
+
+
+def test_a_named_methods_settings_yield_to_overrides_and_the_command_line(suite_file: Path) -> None:
+    change(suite_file, "methods", 2, value={"method": "slow", "label": "Slow"})
+
+    def training(**more: Any) -> dict[str, Any]:
+        return grid(suite_file, "task=mrpc", "method=slow", **more)[0].config.model_dump(mode="json")["training"]
+
+    assert training() == {"lr": 1e-6, "epochs": 2}
+    assert training(settings=["training.lr=1e-2"]) == {"lr": 1e-2, "epochs": 2}
+    change(suite_file, "overrides", value=[{"method": "slow", "training": {"lr": 2e-5}}])
+    assert training() == {"lr": 2e-5, "epochs": 2}
+
+
+def test_rows_of_one_method_differ_in_their_training(suite_file: Path) -> None:
+    rows = yaml.safe_load(SUITE)["methods"]
+    longer = {"method": "ok+dfd", "label": "longer", "training": {"epochs": 7}}
+    change(suite_file, "methods", value=[*rows, longer])
+    change(suite_file, "overrides", value=[{"task": "mrpc", "training": {"epochs": 5, "lr": 1e-5}}])
+
+    def found(*only: str, **more: Any) -> dict[str, Any]:
+        runs = grid(suite_file, "task=mrpc", "sparsity=0.8", *only, **more)
+        return {run.row.label: run.config.model_dump(mode="json")["training"] for run in runs}
+
+    longer_training, own = {"lr": 1e-5, "epochs": 7}, {"lr": 1e-5, "epochs": 5}
+    assert found("method=longer") == {"longer": longer_training}
+    assert found("method=ok+dfd") == {"OK": own, "longer": longer_training}
+    assert found("method=longer", settings=["training.epochs=9"])["longer"]["epochs"] == 9
+    plan = make_plan(suite := load_suite(str(suite_file)), Request(only=["method=ok+dfd,dense"]))
+    assert {run.label for run in plan if run.reference} == {"OK"}
+    assert {run.order for run in plan if run.label == "longer"} == {len(suite.methods) - 1}
+    assert len({run.run_id for run in plan}) == len(plan)
+
+
+def test_a_rows_wrong_training_is_refused(suite_file: Path) -> None:
+    change(suite_file, "methods", 2, "training", value={"epoch": 3})
+    with pytest.raises(UsageError, match=r"methods\.2\.training: unknown key 'epoch'. Did you mean 'epochs'"):
+        grid(suite_file, "method=OK")
+    change(suite_file, "methods", 3, "training", value={"epochs": 3})
+    with pytest.raises(UsageError, match=r"dense trains with the preset's `teacher` settings"):
+        load_suite(str(suite_file))
 
 
 def test_an_override_leaves_the_teacher_alone(suite_file: Path) -> None:
