@@ -38,7 +38,7 @@ UNIFORM = (3, 6, 9, 12)
 
 
 class FCDConfig(HiddenStateConfig):
-    """Options of FCD; `soft_weight=0` with weight 1 is the setting that DFD is compared in."""
+    """Options of FCD; `soft_weight=0` is the setting that DFD is compared in. The paper's weight of the loss is unknown."""
 
     soft_weight: float = 1.0
     temperature: float = Field(2.0, gt=0)
@@ -163,6 +163,7 @@ class FCD(HiddenStateDistiller):
     """Feature correlation distillation, task-specific setting."""
 
     reference = "Huang et al. 2023, NeurIPS 36, FCD loss in a task-specific setting"
+    reconstruction = "task-specific form; the paper's layers and the weight of the loss (1 here) are not known"
     skips_removed: ClassVar[bool] = True
     Config: ClassVar[type[DistillerConfig]] = FCDConfig
 
