@@ -16,9 +16,9 @@ Every unit has a trainable log-alpha a. With u uniform and beta = 2/3, gamma = -
 Kinds: heads, FFN dims, hidden dims (one mask for all layers), whole attention and FFN sublayers; any subset (`units`).
 
 Departures from the public code: the size counts every bias (`size=released` has its formulas), FFN dims start as the
-other units do (`ffn_init_mean=0`: half dropped), multipliers are bounded (`multiplier_bound=null`: not), and the
-decision is brought to the target. The last masks are taken, not the best checkpoint near the target. In a search
-shorter than any published one, masks learn faster (`mask_learning_rate=0.01`: never) and the ramp takes a larger share
+other units do (`ffn_init_mean=0`: half dropped), multipliers are bounded (`multiplier_bound=null`: not), the decision
+is brought to the target, and the last masks are taken, not the best checkpoint near the target. In a search shorter
+than any published one, masks learn faster (`mask_learning_rate=0.01`: never) and the ramp takes a larger share
 (`ramp=0.2`: never), so that the student follows: on the embedded benchmark (MRPC at sparsity .95, 100 search steps, soft labels) F1 is .83 instead of 0.
 """
 
