@@ -38,7 +38,7 @@ UNIFORM = (3, 6, 9, 12)
 
 
 class FCDConfig(HiddenStateConfig):
-    """Options of FCD, whose weight in the paper is not known; `soft_weight=0` is the setting that DFD is compared in."""
+    """Options of FCD; its weight in the paper is not known. `soft_weight=0` is the setting that DFD is compared in."""
 
     soft_weight: float = 1.0
     temperature: float = Field(2.0, gt=0)

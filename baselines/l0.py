@@ -19,7 +19,8 @@ Departures from the public code: the size counts every bias (`size=released` has
 other units do (`ffn_init_mean=0`: half dropped), multipliers are bounded (`multiplier_bound=null`: not), the decision
 is brought to the target, and the last masks are taken, not the best checkpoint near the target. In a search shorter
 than any published one, masks learn faster (`mask_learning_rate=0.01`: never) and the ramp takes a larger share
-(`ramp=0.2`: never), so that the student follows: on the embedded benchmark (MRPC at sparsity .95, 100 search steps, soft labels) F1 is .83 instead of 0.
+(`ramp=0.2`: never), so that the student follows: on the embedded benchmark (MRPC at sparsity .95, 100 search steps,
+soft labels) F1 is .83 instead of 0.
 """
 
 import math
