@@ -77,7 +77,7 @@ DRAWINGS = (
     Drawing(
         "ablation",
         "Differences to the reference method, paired over tasks and seeds, in points of the primary metric; bars are "
-        "means, whiskers their 95 % t intervals over the n pairs, worse ones hatched.",
+        "means, whiskers their 95 % t intervals from three pairs (n) on, worse ones hatched.",
         "the reference method and another on the same task, sparsity and seed" + FEW,
         ablation_figure,
         by_method=True,

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 WORSE, BETTER = "#CC6677", "#56A0C8"
 LEVEL = 0.95
+LEAST = 3
+"""With two pairs the interval is 13 times their spread: it says nothing, and hides all others."""
 
 
 class Difference(NamedTuple):
-    """Mean of (method - reference) over n pairs in points; `margin` is half of its 95 % interval (NaN for one pair)."""
+    """Mean of (method - reference) over n pairs in points; `margin` is half of its 95 % interval, NaN if n < 3."""
 
     mean: float
     margin: float
@@ -66,7 +68,7 @@ def in_points(comparison: Comparison) -> Difference:
     )
 
     n = comparison.pairs
-    margin = comparison.sd / sqrt(n) * stdtrit(n - 1, (1 + LEVEL) / 2) if n > 1 else nan
+    margin = comparison.sd / sqrt(n) * stdtrit(n - 1, (1 + LEVEL) / 2) if n >= LEAST else nan
     return Difference(100 * comparison.difference, 100 * float(margin), n)
 
 

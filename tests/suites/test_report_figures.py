@@ -291,7 +291,7 @@ def test_the_schedule_counts_the_steps_of_the_search(store: FakeStore) -> None:
 
 
 def test_differences_are_paired_and_have_t_intervals(store: FakeStore) -> None:
-    values = {"gpp+dfd": (0.8, 0.7, 0.9), "gpp+none": (0.7, 0.65, 0.7), "random+dfd": (0.9,)}
+    values = {"gpp+dfd": (0.8, 0.7, 0.9), "gpp+none": (0.7, 0.65, 0.7), "random+dfd": (0.9,), "none": (0.7, 0.8)}
     for method, scores in values.items():
         for seed, score in enumerate(scores, start=1):
             store.finish(store.add("rte", method, 0.8, seed), {"validation": [score]})
@@ -301,9 +301,10 @@ def test_differences_are_paired_and_have_t_intervals(store: FakeStore) -> None:
     assert found[0.8]["gpp+none"] == pytest.approx((expected.mean(), (high - low) / 2, 3))
     assert found[0.8]["random+dfd"].mean == pytest.approx(10)
     assert isnan(found[0.8]["random+dfd"].margin)
+    assert isnan(found[0.8]["none"].margin), "an interval of two pairs says nothing"
     figure = drawn(ablation_figure(results_of(store)))
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert labels == ["random+dfd", "gpp+none"]
+    assert labels == ["random+dfd", "none", "gpp+none"]
     assert_tidy(figure)
 
 
