@@ -69,8 +69,11 @@ class Layout:
             function(module, *states, attention_mask, **settings) for states in self._grouped(query, key, value, rotate)
         ]
         if self.heads.averaging:
-            average = _mean if _means_follow(module, query, attention_mask) else function
-            outcomes.append(average(module, *self._averaged(query, value), attention_mask, **settings))
+            averaged = value[:, None, :, self.heads.attending_size :]
+            if _means_follow(module, query, attention_mask):
+                outcomes.append((_mean(averaged, query.shape[1], attention_mask), None))
+            else:
+                outcomes.append(function(module, *_without_queries(query, averaged), attention_mask, **settings))
         contexts = [context.flatten(2) for context, _ in outcomes]
         context = contexts[0] if len(contexts) == 1 else torch.cat(contexts, -1)
         return context, self._ordered([weights for _, weights in outcomes])
@@ -114,12 +117,6 @@ class Layout:
                 states[:2] = [rotate(state, units) for state in states[:2]]
             yield tuple(states)
             start += group.size
-
-    def _averaged(self, query: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Query, key and value [batch, 1, tokens, width] of the heads without queries, side by side."""
-        averaged = value[:, None, :, self.heads.attending_size :]
-        nothing = averaged.new_zeros(query.shape[0], 1, query.shape[1], averaged.shape[-1])
-        return nothing, torch.zeros_like(averaged), averaged
 
     def _ordered(self, weights: list[torch.Tensor | None]) -> torch.Tensor | None:
         if any(part is None for part in weights):
@@ -173,20 +170,19 @@ def _means_follow(module: Any, query: torch.Tensor, mask: torch.Tensor | None) -
     return query.shape[1] == 1 or not getattr(module, "is_causal", True)
 
 
-def _mean(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    **settings: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention of zero queries: context [batch, tokens, 1, width], the mean over the tokens that each may see."""
+def _mean(value: torch.Tensor, tokens: int, mask: torch.Tensor | None) -> torch.Tensor:
+    """Context [batch, tokens, 1, width] of values [batch, 1, keys, width]: their mean over what each token may see."""
     if mask is None:
-        return value.mean(2, keepdim=True).expand_as(query).transpose(1, 2), None
+        return value.mean(2, keepdim=True).expand(-1, -1, tokens, -1).transpose(1, 2)
     seen = mask.to(value.dtype)
     # Like the softmax of torch, zeros where nothing is seen.
-    return (seen / seen.sum(-1, keepdim=True).clamp(min=1) @ value).transpose(1, 2), None
+    return (seen / seen.sum(-1, keepdim=True).clamp(min=1) @ value).transpose(1, 2)
+
+
+def _without_queries(query: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Query, key and value by which an attention function averages values [batch, 1, keys, width]."""
+    nothing = value.new_zeros(query.shape[0], 1, query.shape[1], value.shape[-1])
+    return nothing, torch.zeros_like(value), value
 
 
 def _projection_rows(heads: Heads) -> list[int]:

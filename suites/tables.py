@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import groupby
 from math import isnan
 from statistics import fmean
@@ -187,6 +188,7 @@ def _average(comparisons: Comparisons, row: RowKey) -> Cell:
     return replace(cell, marks=(*significance(comparisons, row), *cell.marks)) if cell.numbers else cell
 
 
+@lru_cache(maxsize=1)
 def average_column(cells: Cells) -> Column:
     """Header of the averages, with what holds for the data of every row that has finished runs."""
     rows = [row for role in ("teacher", "student") for row in cells.rows(role) if cells.done(cells.runs_of(row))]
