@@ -7,9 +7,9 @@ from pathlib import Path
 from gppdfd.cli import parse
 from gppdfd.errors import DataError, UsageError
 from suites.examples import METRICS, Predictions, bootstrap, mcnemar_p, read_predictions
-from suites.page import run_marks
 from suites.records import Record, read_record
 from suites.store import DONE, Store
+from suites.tables import run_marks
 
 _CLASS_METRICS = {"accuracy", "f1", "matthews"}
 

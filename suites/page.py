@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from suites.cells import NAN, SINGLE_WEIGHTS, Cells, RowKey, ScoreColumn, metric_label
-from suites.formats import NO_EVIDENCE, Cell, Row, Table
+from suites.cells import NAN, Cells, RowKey, ScoreColumn, metric_label
+from suites.formats import Cell, Row, Table
 from suites.provenance import progress, provenance
 from suites.records import PlannedRun, Record, Results
-from suites.statistics import Summary, no_evidence
-from suites.tables import NOT_PLANNED, OTHER_DATA, average_cell, percent, state_marks, subset_marks, with_best
+from suites.statistics import Summary
+from suites.tables import NOT_PLANNED, OTHER_DATA, average_cell, percent, run_marks, state_marks, with_best
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -246,20 +246,6 @@ def retention(record: Record) -> float:
     split, metric = record.primary.split, record.primary.metric
     teacher = record.teacher.scores.get(split, {}).get(metric, NAN) if record.teacher else NAN
     return record.primary.value / teacher if teacher > 0 else NAN
-
-
-def run_marks(record: Record) -> Iterator[str]:
-    """What a reader must know before believing a run."""
-    size, split = record.size, record.primary.split
-    if no_evidence(record.primary.value, record.majority.get(split, {}).get(record.primary.metric, NAN)):
-        yield NO_EVIDENCE
-    if record.missed_target:
-        yield f"missed its target: sparsity {100 * size.sparsity:.1f} % of {100 * record.sparsity_target:.1f} %"
-    if record.single_weights:
-        yield SINGLE_WEIGHTS
-    yield from subset_marks(record)
-    yield from (f"no {name} scores: {why}" for name, why in record.missing.items())
-    yield from record.warnings
 
 
 def kept_units(record: Record) -> Json:

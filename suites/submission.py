@@ -15,6 +15,7 @@ from typing import Any
 from gppdfd.cli import parse
 from gppdfd.errors import DataError, UsageError
 from gppdfd.files import write_text
+from suites.published import GENERATED
 from suites.records import Record, read_record
 from suites.store import DONE, Store
 
@@ -108,7 +109,7 @@ def _finished(folder: Path) -> Record:
     record = read_record(folder)
     if record.task not in SERVER_FILES:
         raise UsageError(f"{folder.name}: the GLUE server has no task {record.task}")
-    if record.data.source == "micro":
+    if record.data.source == GENERATED:
         raise UsageError(f"{folder.name} was trained on generated data, not on GLUE's {record.task}")
     return record
 

@@ -8,14 +8,14 @@ from itertools import groupby
 from math import isnan
 from statistics import fmean
 
-from suites.cells import GLUE, NAN, Cells, RowKey, ScoreColumn, metric_label
+from suites.cells import GLUE, NAN, SINGLE_WEIGHTS, Cells, RowKey, ScoreColumn, metric_label
 from suites.comparisons import AVERAGE, Comparisons, comparisons_of
 from suites.formats import BETTER, NO_EVIDENCE, WORSE, Block, Cell, Column, Number, Row, Table
 from suites.provenance import provenance
 from suites.published import PublishedRow
 from suites.published_rows import augmentation, beside, near, published_blocks
 from suites.records import PlannedRun, Record, Results
-from suites.statistics import LEAST_PAIRS, Summary
+from suites.statistics import LEAST_PAIRS, Summary, no_evidence
 
 INCOMPLETE = "no average: no seed of this row finished every task"
 NOT_PLANNED = "not planned"
@@ -181,6 +181,20 @@ def _record_marks(records: Iterable[Record], column: ScoreColumn) -> Iterator[st
         yield from _data_marks(record, column)
         if (split := column.split_of(record)) in record.constant_predictions:
             yield f"constant predictions on {split}"
+
+
+def run_marks(record: Record) -> Iterator[str]:
+    """What a reader must know before believing a run."""
+    size, split = record.size, record.primary.split
+    if no_evidence(record.primary.value, record.majority.get(split, {}).get(record.primary.metric, NAN)):
+        yield NO_EVIDENCE
+    if record.missed_target:
+        yield f"missed its target: sparsity {100 * size.sparsity:.1f} % of {100 * record.sparsity_target:.1f} %"
+    if record.single_weights:
+        yield SINGLE_WEIGHTS
+    yield from subset_marks(record)
+    yield from (f"no {name} scores: {why}" for name, why in record.missing.items())
+    yield from record.warnings
 
 
 def _average(comparisons: Comparisons, row: RowKey) -> Cell:
