@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from gppdfd.errors import DataError, UsageError
 from gppdfd.files import write_atomically
-from gppdfd.passes import longest_input
+from gppdfd.passes import eager_attention, longest_input
 from gppdfd.structure import adapter_for
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -94,16 +94,17 @@ def _check_request(model: PreTrainedModel, opset: int) -> None:
 
 def _trace(model: PreTrainedModel, opset: int) -> Any:
     inputs = _random_inputs(model, *TRACED)
-    return torch.onnx.export(
-        model,
-        kwargs=inputs,
-        dynamo=True,
-        opset_version=opset,
-        input_names=list(inputs),
-        output_names=list(_outputs(model, inputs)),
-        dynamic_shapes={name: {0: "batch", 1: "length"} for name in inputs},
-        verbose=False,
-    )
+    with eager_attention(model):  # `sdpa` would look for NaN in the weights of every head, in passes of their own
+        return torch.onnx.export(
+            model,
+            kwargs=inputs,
+            dynamo=True,
+            opset_version=opset,
+            input_names=list(inputs),
+            output_names=list(_outputs(model, inputs)),
+            dynamic_shapes={name: {0: "batch", 1: "length"} for name in inputs},
+            verbose=False,
+        )
 
 
 def _write(program: Any, model: PreTrainedModel, path: Path, check: bool) -> None:

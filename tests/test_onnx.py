@@ -95,6 +95,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     return small, export(small, tmp_path_factory.mktemp("exported") / "model.onnx")
 
 
+def test_no_pass_over_the_attention_weights_looks_for_nan(exported: tuple[Any, Path]) -> None:
+    operators = {node.op_type for node in onnx.load(exported[1]).graph.node}
+    assert "Softmax" in operators
+    assert "IsNaN" not in operators
+
+
 def test_padding_does_not_matter(exported: tuple[Any, Path]) -> None:
     """What one sequence gives is what it gives beside a longer one."""
     session = onnxruntime.InferenceSession(exported[1])
@@ -126,6 +132,7 @@ def test_a_tokenizer_feeds_the_file_of_a_folder(tmp_path: Path, capsys: pytest.C
 def test_the_model_stays_as_it_was(exported: tuple[Any, Path]) -> None:
     small, _ = exported
     assert small.training
+    assert small.config._attn_implementation == "sdpa"
     assert small.config.to_dict() == tiny_pruned("gpt2").config.to_dict()
 
 
