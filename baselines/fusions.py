@@ -59,7 +59,7 @@ class Review(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.inner, self.outer = identity_map(width), identity_map(width)
-        self.weigh = nn.Linear(2 * width, 2)
+        self.weigh: nn.Linear = nn.utils.skip_init(nn.Linear, 2 * width, 2)
         nn.init.zeros_(self.weigh.weight)
         nn.init.zeros_(self.weigh.bias)
 
@@ -104,6 +104,7 @@ class ReviewKD(HiddenStateDistiller):
 
     reference = "Chen et al. 2021, arXiv 2104.09044"
     reconstruction = "made for images; linear maps per token in place of convolutions"
+    revision = 2
     Config: ClassVar[type[DistillerConfig]] = ReviewConfig
 
     def begin(self, setting: Setting) -> None:

@@ -19,6 +19,7 @@ import math
 from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import model_validator
 
 from gppdfd.budget import fit_to_target, least_important
 from gppdfd.interface import (
@@ -53,6 +54,12 @@ class GPPConfig(PathConfig):
     importance: Importance = "signed_mean"
     l1: float = 0.5
     gradient: Literal["total", "task"] = "total"
+
+    @model_validator(mode="after")
+    def _l1_is_observed(self) -> "GPPConfig":
+        if self.importance == "abs_mean_with_l1" and self.gradient == "task":
+            raise ValueError("importance abs_mean_with_l1 needs gradient total: the one of the task has no L1 term")
+        return self
 
 
 def scheduled_share(step: int, steps: int, schedule: Schedule = "cos2") -> float:
@@ -96,7 +103,8 @@ def indicators(
 
 def l1_term(masks: Masks, weight: float = 0.5) -> torch.Tensor:
     """L1 term of the released search loss: weight * (||z_head||_1 + ||z_ffn||_1); adds `weight` to each gradient."""
-    return weight * torch.stack([values.abs().sum() for values in masks.values()]).sum()
+    # No mask is negative. The gradient of |z| would be 0 at the masks that are 0.
+    return weight * torch.stack([values.sum() for values in masks.values()]).sum()
 
 
 def uniform_draw(setting: Setting) -> Masks:

@@ -76,11 +76,10 @@ def plan_phases(config: TrainingConfig, examples: int, searches: bool, scoring_e
             f"scoring units takes {scoring_epochs:g} of {config.search_epochs:g} search epochs and leaves none: "
             "raise search_epochs, score fewer examples, or set training.scoring to extra"
         )
-    without_masks = config.before_epochs + config.before_share * searching
-    before, search, recovery = (
-        round(epochs * per_epoch)
-        for epochs in (without_masks, (1 - config.before_share) * searching, config.recovery_epochs)
-    )
+    before = round((config.before_epochs + config.before_share * searching) * per_epoch)
+    # What is rounded off one phase goes to the next, so that sharing the search out changes no number of steps.
+    search = round((config.before_epochs + searching) * per_epoch) - before
+    recovery = round(config.recovery_epochs * per_epoch)
     if before + search + recovery == 0:
         raise UsageError("training has no steps: raise search_epochs or recovery_epochs")
     if not searches:

@@ -172,6 +172,7 @@ class Trainer:
         self._require_gradients()
         self.pruner.begin(self.setting)
         self.distiller.begin(self.setting)
+        self._check_schedules()
         self._set_optimizer(self.phases.total)
         self._batches = self._batches_from(0)
 
@@ -188,6 +189,29 @@ class Trainer:
                 f"pruner {pruner} ranks by the gradient of {' and '.join(wanted)}, which distiller "
                 f"{distiller} gives weight 0: set its {wanted[-1]}_weight"
             )
+
+    def _check_schedules(self) -> None:
+        """A recovery that goes on with the search's optimiser needs one that lasts, and has no settings of its own.
+
+        Raises:
+            UsageError: the search's schedule ends with it, or settings of the recovery would have no effect.
+        """
+        if self._at_extraction != "continue" or not self.phases.search or not self.phases.recovery:
+            return
+        if self.pruner.restart(0) is not None:
+            raise UsageError(
+                f"at_extraction=continue: the search of {type(self.pruner).__name__} has a schedule of its own, which "
+                "ends with it; leave at_extraction out"
+            )
+        if recovery_settings(self.config) != self.config:
+            raise UsageError(
+                "recovery_learning_rate and recovery_decay need a schedule that begins with the recovery: "
+                "set at_extraction to restart"
+            )
+
+    @property
+    def _at_extraction(self) -> str:
+        return self.config.at_extraction or self.pruner.at_extraction
 
     def state_dict(self) -> State:
         """All that decides the steps to come."""
@@ -312,8 +336,7 @@ class Trainer:
         """Go on with the small model, after making sure that it computes the same."""
         masks = self._folded(keep)
         if masks is None and self._whole(keep):
-            if self.pruner.searches:
-                self._restart_or_continue(self.model, keep)
+            self._restart_or_continue(self.model, keep)
             self.keep = keep
             return
         small = extract(self.model, keep, masks)
@@ -337,10 +360,9 @@ class Trainer:
         return kept | {kind: values.detach() * kept.get(kind, 1) for kind, values in soft.items()}
 
     def _restart_or_continue(self, small: PreTrainedModel, keep: Keep) -> None:
-        how = self.config.at_extraction or self.pruner.at_extraction
         dense, self.model = self.model, small
         # Moments of single weights that are gone must not move them again: their optimiser always starts anew.
-        if how == "restart" or not self.phases.search or WEIGHT in keep:
+        if self._at_extraction == "restart" or not self.phases.search or WEIGHT in keep:
             self._set_optimizer(self.phases.recovery if self.phases.search else self.phases.total, recovery=True)
         else:
             self.optimisation = self.optimisation.continued(small, parameter_cuts(dense, keep))

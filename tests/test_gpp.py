@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gppdfd.budget import Target, parameters, prunable, sparsity
-from gppdfd.gpp import GPP, GPPConfig, indicators, scheduled_share, update_due, update_interval
-from gppdfd.interface import Setting
+from gppdfd.errors import UsageError
+from gppdfd.gpp import GPP, GPPConfig, indicators, l1_term, scheduled_share, update_due, update_interval
+from gppdfd.interface import Setting, parse_method
 from gppdfd.structure import Structure, structure_of
 from tests.tiny import tiny_model
 
@@ -144,6 +145,17 @@ def test_abs_with_l1_and_signed_mean_agree_for_small_gradients() -> None:
     feed(released, range(40), {kind: values + 0.5 for kind, values in gradients.items()})
     for kind, keep in signed.keep().items():
         assert torch.equal(keep, released.keep()[kind])
+
+
+def test_the_l1_term_reaches_masks_that_are_zero() -> None:
+    masks = {"ffn": torch.tensor([[0.0, 0.3, 1.0]], requires_grad=True)}
+    l1_term(masks, 0.5).backward()
+    assert masks["ffn"].grad.tolist() == [[0.5, 0.5, 0.5]]
+
+
+def test_the_l1_criterion_needs_the_total_gradient() -> None:
+    with pytest.raises(UsageError, match="needs gradient total"):
+        parse_method("gpp(importance=abs_mean_with_l1,gradient=task)+none")
 
 
 @pytest.mark.parametrize("importance", GPPConfig.model_fields["importance"].annotation.__args__)

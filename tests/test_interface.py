@@ -41,7 +41,7 @@ DEFAULTS = {
     "distiller none r1": "fb6a992811",
     "distiller one-to-one r1": "01d7b2d72c",
     "distiller pkd r1": "a85ced241e",
-    "distiller reviewkd r1": "77339b1d7d",
+    "distiller reviewkd r2": "77339b1d7d",
     "distiller tinybert r1": "dac0c576df",
 }
 

@@ -1,6 +1,6 @@
 """The loop's services: mask gradients over the training set, encodings of it; and when pruners and distillers ask."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -206,6 +206,32 @@ def test_recovery_may_have_a_learning_rate_of_its_own() -> None:
     assert max(rate for phase, rate in rates if phase == "search") < 1e-3
 
 
+@pytest.mark.parametrize("name", ["depth", "none"])
+def test_without_a_search_all_training_is_recovery(name: str) -> None:
+    config = CONFIG.model_copy(update={"recovery_learning_rate": 5e-4, "recovery_decay": "constant"})
+    trainer = Trainer(tiny_model(), pruners()[name](), Silent(), tiny_data(), config, target=Target(0.5))
+    rates = []
+    trainer.hooks.progress = lambda phase, step, steps: rates.append(trainer.optimisation.rate)
+    trainer.run()
+    assert set(rates) == {5e-4}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("l0", {"at_extraction": "continue"}, "the search of L0 has a schedule of its own"),
+        ("first-order", {"at_extraction": "continue"}, "has a schedule of its own"),
+        ("grain", {"recovery_learning_rate": 1e-4}, "set at_extraction to restart"),
+        ("gpp", {"recovery_decay": "constant", "at_extraction": "continue"}, "set at_extraction to restart"),
+    ],
+)
+def test_a_recovery_that_cannot_go_on_is_refused(name: str, changes: dict[str, Any], message: str) -> None:
+    config = CONFIG.model_copy(update=changes)
+    trainer = Trainer(tiny_model(), pruners()[name](), Silent(), tiny_data(), config, target=Target(0.5))
+    with pytest.raises(UsageError, match=message):
+        trainer.begin()
+
+
 def test_scoring_within_the_search_shortens_it() -> None:
     extra = CONFIG.model_copy(update={"scoring": "extra"})
     assert plan_phases(CONFIG, 40, True, scoring_epochs=0.6).search == 7
@@ -218,6 +244,13 @@ def test_a_part_of_the_search_may_go_without_masks() -> None:
     shared = CONFIG.model_copy(update={"before_share": 0.2})
     assert plan_phases(shared, 40, True) == Phases(before=2, search=8, recovery=5)
     assert plan_phases(shared, 40, False) == Phases(0, 0, 15)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5])
+def test_sharing_the_search_out_changes_no_number_of_steps(share: float) -> None:
+    config = CONFIG.model_copy(update={"search_epochs": 2.5, "before_share": share})
+    phases = plan_phases(config, 3 * config.batch_size, True)
+    assert phases.before + phases.search == 8
 
 
 def test_every_loss_part_may_be_scored() -> None:
