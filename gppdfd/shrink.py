@@ -79,6 +79,7 @@ def shrink(model: PreTrainedModel, keep: Keep, masks: Masks | None = None) -> No
             adapter.remove_attention(layer.block)
         if not settled["ffn_layer"][index]:
             adapter.remove_ffn(layer.block)
+        adapter.add_in_place(layer.block)
     for place in modules.values():
         _pad_ffn(place, structure.intermediate)
 

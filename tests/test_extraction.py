@@ -137,6 +137,47 @@ def test_projections_can_be_replaced(model_type: str) -> None:
     assert not torch.allclose(main_output(replaced), expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_nobody_sees_the_sums_that_are_made_in_place(model_type: str) -> None:
+    """Without gradients, all hidden states and what hooks see of the maps are those of the plain sums."""
+    model = tiny_model(model_type).eval()
+    small = extract(model, random_keep(model, 0.6, kinds=("head", "ffn")))
+    expected = small(**tiny_inputs(), output_hidden_states=True).hidden_states
+    places = [place for place in adapter_for(small).maps(small) if place.site.outputs in ("attention", "ffn")]
+    seen: list[torch.Tensor] = []
+    with torch.no_grad():
+        found = small(**tiny_inputs(), output_hidden_states=True).hidden_states
+        handles = [place.module.register_forward_hook(lambda *call: seen.append(call[2])) for place in places]
+        small(**tiny_inputs())
+        copies = [states.clone() for states in seen]
+        for handle in handles:
+            handle.remove()
+    with_gradients = [place.module.register_forward_hook(lambda *call: seen.append(call[2])) for place in places]
+    small(**tiny_inputs())
+    assert len(with_gradients) == len(copies) == len(seen) / 2
+    for ours, theirs in zip((*found, *copies), (*expected, *seen[len(copies) :]), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_sums_in_place_take_no_memory_and_keep_the_type(precision: torch.dtype) -> None:
+    """Under autocast the map gives another type than the hidden states have, and the sum is theirs."""
+    model = tiny_model().eval()
+    keep = structure_of(model).keep_all(("ffn",))
+    keep["ffn"][:, 24:] = False
+    output = extract(model, keep).bert.encoder.layer[0].output
+    places: list[int] = []
+    output.LayerNorm.register_forward_pre_hook(lambda module, inputs: places.append(inputs[0].data_ptr()))
+    output.dropout.forward = lambda states: places.append(states.data_ptr()) or states
+    states, residual = torch.randn(2, 5, output.dense.in_features), torch.randn(2, 5, 32)
+    before = residual.clone()
+    with torch.no_grad(), torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        found = output(states, residual)
+    assert (places[0] == places[1]) == (precision == torch.float32)
+    assert found.dtype == torch.float32
+    assert torch.equal(residual, before)
+
+
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("model_type", MODEL_TYPES)

@@ -214,6 +214,10 @@ class Adapter(ABC):
     def remove_ffn(self, block: Any) -> None:
         """Make the FFN sublayer of `block` pass the hidden states on."""
 
+    def add_in_place(self, block: Any) -> None:
+        """Make the sublayers of `block` add to the hidden states without a tensor of their own, where its code can."""
+        return
+
     def places(self, model: nn.Module) -> Iterator[Place]:
         """Every module of `model` that units cut."""
         owner = type(model).__name__
