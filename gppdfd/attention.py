@@ -173,7 +173,8 @@ def _means_follow(module: Any, query: torch.Tensor, mask: torch.Tensor | None) -
 def _mean(value: torch.Tensor, tokens: int, mask: torch.Tensor | None) -> torch.Tensor:
     """Context [batch, tokens, 1, width] of values [batch, 1, keys, width]: their mean over what each token may see."""
     if mask is None:
-        return value.mean(2, keepdim=True).expand(-1, -1, tokens, -1).transpose(1, 2)
+        # A few dims in memory of their own: the output projection is slower on one row for all tokens.
+        return value.mean(2, keepdim=True).expand(-1, -1, tokens, -1).transpose(1, 2).contiguous()
     seen = mask.to(value.dtype)
     # Like the softmax of torch, zeros where nothing is seen.
     return (seen / seen.sum(-1, keepdim=True).clamp(min=1) @ value).transpose(1, 2)

@@ -116,9 +116,9 @@ def _padded_inputs(self: Any, states: torch.Tensor) -> torch.Tensor:
 
 
 def _bias_alone(self: Any, states: torch.Tensor) -> torch.Tensor:
-    outputs = outputs_first(self).shape[0]
-    nothing = states.new_zeros(*states.shape[:-1], outputs)
-    return nothing if self.bias is None else nothing + self.bias
+    nothing = states.new_zeros(outputs_first(self).shape[0])
+    row = nothing if self.bias is None else nothing + self.bias
+    return row.expand(*states.shape[:-1], -1)  # the same memory for all tokens
 
 
 def _nothing(self: Any, states: torch.Tensor) -> torch.Tensor:
