@@ -9,6 +9,7 @@ these values together), `exclude` (not these), `overrides` (other training setti
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from functools import cache, cached_property
 from importlib import resources
 from itertools import product
@@ -299,10 +300,10 @@ def load_suite(name: str, request: Request | None = None) -> Suite:
 
 @cache
 def normal(value: object) -> str:
-    """One text for `0.80` and `0.8`, and for a method with and without spaces."""
+    """One text for `0.80` and `0.8`, and for a method with and without spaces; two numbers never share one."""
     try:
-        return f"{float(str(value)):g}"
-    except ValueError:
+        return str(Decimal(str(value)).normalize())
+    except InvalidOperation:
         return "".join(str(value).split()).casefold()
 
 
