@@ -408,12 +408,15 @@ def test_a_copy_of_the_sources_does_not_change_with_them(tmp_path: Path) -> None
     info.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: user\nVersion: 1\n")
     info.joinpath("entry_points.txt").write_text("[gppdfd.methods]\nmine = methods_of_a_user\n")
     module.write_text("VERSION = 1\n")
+    sources = "from suites.sources import sources_hash; print(sources_hash())"
     line = "from suites.slurm.snapshot import take_snapshot; from pathlib import Path; import sys; "
     line += "print(take_snapshot(Path(sys.argv[1])))"
     path = os.pathsep.join([str(module.parent), str(Path(__file__).parents[2])])
     copy = Path(_python(path, line, str(tmp_path / "code")))
     assert copy == Path(_python(path, line, str(tmp_path / "code")))
+    before = _python(path, sources)
     module.write_text("VERSION = 2\n")
+    assert _python(f"{copy}:{path}", sources) == before != _python(path, sources)
     shown = "import methods_of_a_user as m, suites; print(m.VERSION, suites.__file__)"
     assert _python(f"{copy}:{path}", shown) == f"1 {copy}/suites/__init__.py"
     assert copy != Path(_python(path, line, str(tmp_path / "code")))
