@@ -23,7 +23,7 @@ from suites.plan import PlannedRun, make_plan, with_earlier, write_plan
 from suites.preview import counts, estimate_lines, local_jobs, run_lines
 from suites.probe import PROBE, probe, probe_store, probed_runs
 from suites.retry import forget, runs_to_retry
-from suites.store import STALE_SECONDS, State, Store
+from suites.store import STALE_SECONDS, State, Store, read_plan
 from suites.suite import Request, Suite, load_suite
 from suites.worker import EXECUTE
 
@@ -179,12 +179,15 @@ def _store_plan(launch: Launch) -> None:
                 write_plan(plan, launch.plan_path, launch.suite.name)
 
 
-def _plan_rows(launch: Launch) -> list[dict[str, Any]]:
-    """The plan in the store; empty before the first launch."""
-    return launch.store.plan(launch.suite.name, launch.preset) if launch.plan_path.exists() else []
+def _plan_rows(launch: Launch) -> list[dict[str, Any]] | None:
+    """The plan in the store; empty before the first launch, None if it is damaged."""
+    return read_plan(launch.plan_path) if launch.plan_path.exists() else []
 
 
-def _with_earlier(launch: Launch, rows: Sequence[Mapping[str, Any]]) -> list[PlannedRun]:
+def _with_earlier(launch: Launch, rows: Sequence[Mapping[str, Any]] | None) -> list[PlannedRun]:
+    if rows is None:
+        print(f"tables will show the runs of this launch alone: {launch.plan_path} was damaged", file=sys.stderr)
+        return launch.plan
     try:
         return with_earlier(launch.plan, launch.suite, launch.request, rows)
     except DataError as error:

@@ -23,12 +23,12 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 from uuid import uuid4
 
 LAYOUT, LAYOUT_FILE = 2, "store.json"
@@ -38,11 +38,15 @@ CLAIM, CONFIG, HEARTBEAT, FAILED, DONE = "claim.json", "config.json", "heartbeat
 COMMITTED, COMMIT = "committed", "commit.json"
 SUITE_KEY = b"suite"
 """Under which the metadata of a plan name its suite."""
+PLAN_AXES = {"run_id", "task", "label", "sparsity", "seed", "order"}
+"""Columns that plans of all versions have."""
 LOG, RECORD, WORK_PREFIX, CHECKPOINT = "log.txt", "record.json", "work-", "checkpoint"
 
 # Many beats: a file server may show a new time stamp only when its attribute cache expires (60 s on NFS).
 STALE_SECONDS, BEATS, WATCHED_BEATS = 120.0, 24, 2.5
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+T = TypeVar("T")
 
 
 class State(StrEnum):
@@ -150,12 +154,14 @@ class Store:
 
         Raises:
             FileNotFoundError: the suite was never launched into this store.
-            DataError: the store is one of a later version.
+            DataError: the store is one of a later version, or the plan is damaged.
         """
         self.check_layout()
-        import pyarrow.parquet as pq
+        rows = read_plan(path := self.plan_path(suite, preset))
+        if rows is None:
+            from gppdfd.errors import DataError  # late, as above
 
-        rows: list[dict[str, Any]] = pq.read_table(self.plan_path(suite, preset)).to_pylist()
+            raise DataError(f"{path} is damaged: launch {suite} with preset {preset} again, which writes it anew")
         return rows
 
     def state(self, run_id: str) -> State:
@@ -239,12 +245,36 @@ class Store:
         return time.time() - max(_modified(folder / CLAIM), _modified(folder / HEARTBEAT))
 
 
-def _planned_suite(path: Path) -> str:
-    """Whose plan this is: as it tells; of older plans, whose presets had no hyphen, by their name."""
+def read_plan(path: Path) -> list[dict[str, Any]] | None:
+    """Rows of a plan; None if it is damaged."""
     import pyarrow.parquet as pq
 
-    told = (pq.read_schema(path).metadata or {}).get(SUITE_KEY, b"")
-    return str(told.decode()) or path.stem.rpartition("-")[0]
+    rows: list[dict[str, Any]] | None = _undamaged(path, lambda file: pq.read_table(file).to_pylist())
+    return rows if rows and rows[0].keys() >= PLAN_AXES else None
+
+
+def _planned_suite(path: Path) -> str:
+    """Whose plan this is: as it tells; of older plans, whose presets had no hyphen, and of damaged ones by the name."""
+    import pyarrow.parquet as pq
+
+    told = _undamaged(path, lambda file: (pq.read_schema(file).metadata or {}).get(SUITE_KEY, b"").decode())
+    return told or path.stem.rpartition("-")[0]
+
+
+def _undamaged(path: Path, read: Callable[[BinaryIO], T]) -> T | None:
+    """What `read` makes of a parquet file; None if that is damaged."""
+    import pyarrow as pa
+
+    with path.open("rb") as file:
+        try:
+            return read(file)
+        except (ValueError, pa.ArrowException):
+            return None
+        except OSError as error:
+            # Errors of the system have a number, those of pyarrow about what a file holds have none.
+            if error.errno is not None:
+                raise
+            return None
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
