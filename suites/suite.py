@@ -16,7 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from gppdfd.cli import set_value, yaml_value
 from gppdfd.errors import UsageError, unknown
@@ -37,6 +37,7 @@ def _one_is_a_list(value: object) -> object:
 
 
 Seeds = Annotated[tuple[int, ...], Field(min_length=1), BeforeValidator(_count_to_seeds)]
+Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
 Names = Annotated[tuple[str, ...] | None, Field(min_length=1), BeforeValidator(_one_is_a_list)]
 Sparsities = Annotated[tuple[Sparsity, ...] | None, Field(min_length=1), BeforeValidator(_one_is_a_list)]
@@ -55,7 +56,7 @@ class MethodRow(_Strict):
     """
 
     method: str
-    label: str
+    label: Label
     paper: str = ""
     training: dict[str, Any] = Field(default_factory=dict)
 

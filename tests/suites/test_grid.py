@@ -172,6 +172,7 @@ def test_a_preset_narrows_the_axes(suite_file: Path) -> None:
         (("reference",), "ok+dfb", r"unknown method 'ok\+dfb'. Did you mean 'ok\+dfd'"),
         (("methods", 1, "method"), "ok+dfd", r"'ok\+dfd' and 'ok\+dfd' make the same run twice"),
         (("methods", 1, "label"), "OK", r"methods: 'OK' is there twice"),
+        (("methods", 1, "label"), " ", r"methods.1.label: .*at least 1 character"),
         (("tasks",), ["mrpc", "mrpc"], r"make the same run twice"),
         (("sparsities",), [0.8, 0.8], r"make the same run twice"),
         (("presets", "micro", "tasks"), ["cola"], r"unknown task 'cola'"),
