@@ -78,3 +78,7 @@ def test_settings_of_a_named_method_yield_to_the_command_line() -> None:
     request = Request(only=["task=mrpc", "sparsity=0.8", "method=cofi"], settings=["training.before_share=0"])
     [run] = expand(load_suite("cofi_ablation", request), request)
     assert run.config.settings.before_share == 0
+
+
+def test_spaces_in_a_method_do_not_cost_it_its_recipe(tmp_path: Path) -> None:
+    assert paper_runs(tmp_path, "gpp + dfd") == paper_runs(tmp_path, "gpp+dfd")
