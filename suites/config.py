@@ -19,6 +19,9 @@ from gppdfd.tasks import load_task, task_spec
 SCHEMA = 1
 """Version of run ids and records; raised when old records can no longer be compared with new ones."""
 
+SLUG_LENGTH = 150
+"""Characters of a method in a run id, which names a folder: file systems take names of 255 bytes."""
+
 TEACHER_METHOD = "dense"
 
 Protocol = Literal["equal_budget", "paper"]
@@ -124,7 +127,7 @@ class RunConfig(BaseModel):
     def run_id(self) -> str:
         """Readable slug and ten hexadecimal digits."""
         sparsity = f"-{self.sparsity:g}" if self.sparsity else ""
-        method = re.sub(r"[^a-z0-9]+", "-", self.method).strip("-")
+        method = re.sub(r"[^a-z0-9]+", "-", self.method)[:SLUG_LENGTH].strip("-")
         digest = hash_text(canonical_json(self.identity()))[:10]
         return f"{self.task}-{method}{sparsity}-seed{self.seed}-{digest}"
 

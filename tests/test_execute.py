@@ -170,6 +170,13 @@ def test_id_follows_what_decides_the_result_and_nothing_else() -> None:
     assert len({base.run_id, *(other.run_id for other in others)}) == 1 + len(others)
 
 
+def test_ids_of_long_methods_can_be_names_of_folders() -> None:
+    long = [config(f"random+logits(temperature={value:.250f})") for value in (1, 2)]
+    assert long[0].run_id != long[1].run_id
+    assert all(len(run.run_id.encode()) < 220 for run in long)
+    assert config("gpp(mask=hard_once)+dfd").run_id.startswith("sst2-gpp-mask-hard-once-dfd-0.8-seed1-")
+
+
 def test_teacher_settings_leave_students_without_a_teacher_alone() -> None:
     other = TEACHER.model_copy(update={"learning_rate": 1e-3})
     assert config("gpp+none").run_id == config("gpp+none", teacher=other).run_id
