@@ -76,11 +76,13 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _stop(load_suite(options.suite).name, Store(options.store))
     launch, profile = _prepare(options), _profile(options)
     redone = runs_to_retry(launch.store, launch.states(), options.retry)
+    damaged = _damaged(launch)
     if options.dry_run or options.probe:
-        _preview(launch, redone, options, profile)
+        _preview(launch, redone | damaged, options, profile)
         return 0
     open_store(launch.store)
-    _forget_damaged(launch)
+    for run_id in damaged:
+        forget_result(launch.store, run_id, partial(launch.store.damaged, run_id))
     for run_id in redone:
         forget(launch.store, run_id)
     _store_plan(launch)
@@ -195,12 +197,12 @@ def _with_earlier(launch: Launch, rows: Sequence[Mapping[str, Any]] | None) -> l
         return launch.plan
 
 
-def _forget_damaged(launch: Launch) -> None:
-    """Turn done runs whose record cannot be read into missing ones."""
-    for run in launch.plan:
-        if launch.store.damaged(run.run_id):
-            print(f"{run.title}: its record was damaged, the run is done again", file=sys.stderr)
-            forget_result(launch.store, run.run_id, partial(launch.store.damaged, run.run_id))
+def _damaged(launch: Launch) -> set[str]:
+    """Done runs whose record cannot be read, which a launch turns into missing ones."""
+    damaged = [run for run in launch.plan if launch.store.damaged(run.run_id)]
+    for run in damaged:
+        print(f"{run.title}: its record was damaged, the run is done again", file=sys.stderr)
+    return {run.run_id for run in damaged}
 
 
 def _launch(launch: Launch, options: argparse.Namespace) -> None:

@@ -24,11 +24,11 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeGuard, TypeVar
 from uuid import uuid4
 
 LAYOUT, LAYOUT_FILE = 2, "store.json"
@@ -40,6 +40,8 @@ SUITE_KEY = b"suite"
 """Under which the metadata of a plan name its suite."""
 PLAN_AXES = {"run_id", "task", "label", "sparsity", "seed", "order"}
 """Columns that plans of all versions have."""
+RECORD_PARTS = {"run_id", "scores"}
+"""What a record of any version tells."""
 LOG, RECORD, WORK_PREFIX, CHECKPOINT = "log.txt", "record.json", "work-", "checkpoint"
 
 # Many beats: a file server may show a new time stamp only when its attribute cache expires (60 s on NFS).
@@ -85,6 +87,14 @@ class Holder:
     ticks: str
     token: str
     started: float
+
+    @classmethod
+    def read(cls, told: Any) -> "Holder | None":
+        """What a file tells of a holder; None if that is not whole."""
+        names = [field.name for field in fields(cls)]
+        if not isinstance(told, dict) or not told.keys() >= set(names):
+            return None
+        return cls(**{name: told[name] for name in names})
 
     @property
     def gone(self) -> bool:
@@ -187,7 +197,7 @@ class Store:
 
     def damaged(self, run_id: str) -> bool:
         """Whether a run is done and its record cannot be read."""
-        return (self.folder(run_id) / DONE).exists() and self.record(run_id) is None
+        return (self.folder(run_id) / DONE).exists() and not is_whole(self.record(run_id))
 
     def sources(self, run_id: str) -> str | None:
         """Hash of the sources that made the record of a finished run; None if it tells none."""
@@ -207,13 +217,14 @@ class Store:
 
     def progress(self, run_id: str) -> Progress | None:
         """What the holder of a run last told of its progress."""
-        beat = read_json(self.folder(run_id) / HEARTBEAT)
-        return Progress(beat["phase"], beat["step"], beat["steps"], beat.get("speed")) if beat else None
+        beat = read_json(self.folder(run_id) / HEARTBEAT) or {}
+        if not {"phase", "step", "steps"} <= beat.keys():
+            return None
+        return Progress(beat["phase"], beat["step"], beat["steps"], beat.get("speed"))
 
     def holder(self, run_id: str) -> Holder | None:
         """Who holds the claim on a run, dead or alive."""
-        claim = read_json(self.folder(run_id) / CLAIM)
-        return Holder(**claim) if claim else None
+        return Holder.read(read_json(self.folder(run_id) / CLAIM))
 
     def alive(self, run_id: str) -> bool:
         """True while the claim's holder is not known to be gone and its last sign of life is recent."""
@@ -235,14 +246,19 @@ class Store:
     def _failed_state(self, run_id: str) -> State:
         """Blocked only while the teacher that blocks is itself failed: its retry frees the student."""
         failure = self.failure(run_id)
-        if failure.get("kind") != "blocked":
+        if failure.get("kind") != "blocked" or "teacher" not in failure:
             return State.FAILED
-        return State.BLOCKED if self.state(failure["teacher"]) is State.FAILED else State.MISSING
+        return State.BLOCKED if self.state(str(failure["teacher"])) is State.FAILED else State.MISSING
 
     def _silence(self, run_id: str) -> float:
         """Seconds since the claim was made or its holder last gave a sign of life."""
         folder = self.folder(run_id)
         return time.time() - max(_modified(folder / CLAIM), _modified(folder / HEARTBEAT))
+
+
+def is_whole(record: dict[str, Any] | None) -> TypeGuard[dict[str, Any]]:
+    """Whether a run need not be done again for its record."""
+    return record is not None and record.keys() >= RECORD_PARTS
 
 
 def read_plan(path: Path) -> list[dict[str, Any]] | None:

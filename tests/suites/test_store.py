@@ -134,12 +134,21 @@ def test_a_zombie_has_ended() -> None:
     assert child.wait() == -9
 
 
-def test_a_damaged_claim_is_taken_over(store: Store) -> None:
+@pytest.mark.parametrize("content", ['{"host": ', '{"pid": 3}'])
+def test_a_damaged_claim_is_taken_over(store: Store, content: str) -> None:
     started(store)
-    (store.folder(RUN) / CLAIM).write_text('{"host": ')
+    (store.folder(RUN) / CLAIM).write_text(content)
     assert store.state(RUN) is State.STALE
     started(store).commit(1.0)
     assert store.state(RUN) is State.DONE
+
+
+def test_a_state_is_readable_whatever_its_files_lack(store: Store) -> None:
+    made = started(store)
+    (store.folder(RUN) / HEARTBEAT).write_text('{"phase": "search"}')
+    assert (store.state(RUN), store.progress(RUN)) == (State.RUNNING, None)
+    made.fail("blocked", "no teacher is named")
+    assert store.state(RUN) is State.FAILED
 
 
 def test_a_claim_that_was_taken_over_writes_nothing_more(store: Store) -> None:
