@@ -144,6 +144,10 @@ class Store:
     def folder(self, run_id: str) -> Path:
         return self.root / run_id
 
+    def named(self, run: str) -> Path:
+        """Folder of a run that is given by its id or as a path."""
+        return self.folder(run) if self.folder(run).is_dir() else Path(run)
+
     def log(self, run_id: str) -> Path:
         return self.folder(run_id) / LOG
 
