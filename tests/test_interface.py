@@ -117,6 +117,7 @@ def test_a_method_of_ones_own_is_one_class(monkeypatch) -> None:
             return keep
 
     assert parse_method("every-other+logits").pruner is EveryOther
+    assert pinned_defaults() == DEFAULTS
 
 
 def test_every_class_names_its_source() -> None:
@@ -135,9 +136,11 @@ def defaults_of(config: type[BaseModel]) -> str:
 
 
 def pinned_defaults() -> dict[str, str]:
+    """Of the project's own classes; those of other packages that are installed here pin theirs."""
     pins = {"training": defaults_of(TrainingConfig)}
     for what, table in (("pruner", pruners()), ("distiller", distillers())):
-        pins |= {f"{what} {name} r{cls.revision}": defaults_of(cls.Config) for name, cls in sorted(table.items())}
+        own = {name: cls for name, cls in table.items() if cls.__module__.startswith(("gppdfd.", "baselines."))}
+        pins |= {f"{what} {name} r{cls.revision}": defaults_of(cls.Config) for name, cls in sorted(own.items())}
     return pins
 
 
