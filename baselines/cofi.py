@@ -158,7 +158,7 @@ def taught_layers(count: int, which: TeacherLayers, stream: torch.Generator) -> 
     return quarters
 
 
-def existing_layers(there: Keep, rule: str) -> torch.Tensor:
+def matchable_layers(there: Keep, rule: str) -> torch.Tensor:
     """Bool [layers]: which student layers can be matched, from what exists of each."""
     ffn, mha = there["ffn_layer"], there["mha_layer"]
     return {"ffn": ffn, "mha": mha, "either": ffn | mha, "always": torch.ones_like(ffn)}[rule]
@@ -182,7 +182,7 @@ class Layerwise(HiddenStateDistiller):
     def losses(self, student: View, teacher: View | None, batch: Batch, masks: Masks | None) -> Losses:
         extracted = masks is None
         always = extracted and self.config.exists_extracted == "always"
-        self._exists = existing_layers(student.there, "always" if always else self.config.exists)
+        self._exists = matchable_layers(student.there, "always" if always else self.config.exists)
         return super().losses(student, teacher, batch, masks)
 
     def features(self, student: Layers, teacher: Layers, mask: torch.Tensor | None) -> torch.Tensor:

@@ -87,8 +87,8 @@ def record(run: PlannedRun) -> dict[str, object]:
     kept = {kind: list(range(12)) for kind in ("head", "qk", "vo", "ffn", "mha_layer", "ffn_layer")}
     names = ("size", "latency", "timings", "environment")
     more = {name: {f"entry_{number}": 0.123456789 for number in range(14)} for name in names}
-    return {"role": run.role, "steps": dict(run.steps), "kept": kept, **more, "config": run.config,
-            "sources": sources_hash()}  # fmt: skip
+    return {"run_id": run.run_id, "scores": {}, "role": run.role, "steps": dict(run.steps), "kept": kept, **more,
+            "config": run.config, "sources": sources_hash()}  # fmt: skip
 
 
 if __name__ == "__main__":

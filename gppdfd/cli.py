@@ -55,7 +55,7 @@ def yaml_value(text: str, where: str) -> Any:
 
     try:
         return _with_numbers(yaml.safe_load(text))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter of dates that do not exist
         raise UsageError(f"{where} is no valid YAML: {' '.join(str(error).split())}") from None
 
 

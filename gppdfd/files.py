@@ -120,8 +120,10 @@ def hash_text(text: str) -> str:
 
 def hash_files(paths: Iterable[Path]) -> str:
     """sha256 over names and contents of files, independent of the folder they lie in and of their order."""
-    total = hashlib.sha256()
-    for path in sorted(paths, key=lambda path: path.name):
-        with path.open("rb") as file:
-            total.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()};".encode())
-    return total.hexdigest()
+    entries = sorted((path.name, _digest(path)) for path in paths)
+    return hash_text("".join(f"{name}:{digest};" for name, digest in entries))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

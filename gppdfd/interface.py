@@ -19,12 +19,12 @@ from importlib.metadata import entry_points
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 from transformers import PreTrainedModel
 
 from gppdfd.budget import Target, unreachable
+from gppdfd.cli import yaml_value
 from gppdfd.errors import UsageError, unknown
 from gppdfd.structure import Keep, Masks, Structure
 from gppdfd.tasks.base import Batch
@@ -41,9 +41,9 @@ Losses = dict[str, torch.Tensor]
 
 
 class Config(BaseModel):
-    """Settings of a pruner or distiller: typed, frozen, unknown names refused."""
+    """Settings of a pruner or distiller: typed, frozen, unknown names and infinite numbers refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DistillerConfig(Config):
@@ -408,23 +408,30 @@ def _identity(name: str, revision: int, config: Config) -> dict[str, Any]:
 
 
 def _parse_part(what: str, text: str, table: dict[str, type[T]]) -> tuple[type[T], Config]:
-    match = re.fullmatch(r"([^()]+)(?:\((.*)\))?", text)
-    if match is None or match[1] not in table:
-        raise unknown(what, text.split("(")[0], table)
-    cls: Any = table[match[1]]
-    options = dict(_options(match[2] or "", text))
+    name = text.split("(")[0]
+    if name not in table:
+        raise unknown(what, name, table)
+    match = re.fullmatch(r"[^()]+(?:\((.*)\))?", text)
+    if match is None:
+        raise UsageError(f"cannot read {text!r}: write {name}(option=value, ...)")
+    cls: Any = table[name]
+    options = _options(match[1] or "", text)
     try:
         return cls, cls.Config(**options)
     except ValidationError as error:
         raise _option_error(text, cls.Config, error) from None
 
 
-def _options(text: str, whole: str) -> Iterator[tuple[str, Any]]:
+def _options(text: str, whole: str) -> dict[str, Any]:
+    options: dict[str, Any] = {}
     for part in filter(None, _split(text, ",")):
         name, equals, value = part.partition("=")
         if not equals:
             raise UsageError(f"cannot read {part!r} in {whole!r}: write option=value")
-        yield name, yaml.safe_load(value)
+        if name in options:
+            raise UsageError(f"option {name!r} is there twice in {whole!r}")
+        options[name] = yaml_value(value, f"option {name!r} of {whole!r}")
+    return options
 
 
 def _option_error(text: str, config: type[Config], error: ValidationError) -> UsageError:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import gppdfd
+from suites.sources import PACKAGES
 from suites.store import read_json
 
 COPIED = "commit.json"
@@ -27,7 +28,8 @@ def git_state() -> Commit:
         return Commit(**copied)
     if not (root / ".git").exists():
         return Commit()
-    return Commit(_git(root, "rev-parse", "HEAD") or None, bool(_git(root, "status", "--porcelain", "--", "gppdfd")))
+    changed = bool(_git(root, "status", "--porcelain", "--", *PACKAGES))
+    return Commit(_git(root, "rev-parse", "HEAD") or None, changed)
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 from gppdfd.cli import parse
 from gppdfd.errors import DataError, UsageError
 from suites.examples import METRICS, Predictions, bootstrap, mcnemar_p, read_predictions
-from suites.records import Record, read_record
-from suites.store import DONE, Store
+from suites.records import Record, finished_record
+from suites.store import Store
 from suites.tables import run_marks
 
 _CLASS_METRICS = {"accuracy", "f1", "matthews"}
@@ -21,7 +21,7 @@ def compare_runs(first: Path, second: Path) -> list[str]:
         UsageError: a run that is not finished, or two runs of different tasks.
         DataError: predictions that are broken or not of the same examples.
     """
-    records = _record(first), _record(second)
+    records = finished_record(first), finished_record(second)
     if records[0].task != records[1].task:
         raise UsageError(
             f"{first.name} is a run of {records[0].task}, {second.name} of {records[1].task}: compare like"
@@ -36,12 +36,6 @@ def compare_runs(first: Path, second: Path) -> list[str]:
 def _told(split: str, metric: str, records: Sequence[Record]) -> str:
     """Both scores in percent."""
     return " and ".join(f"{100 * record.scores[split][metric]:.2f}" for record in records)
-
-
-def _record(folder: Path) -> Record:
-    if not (folder / DONE).is_file():
-        raise UsageError(f"{folder} is no finished run; give run ids (with --store DIR) or folders of runs")
-    return read_record(folder)
 
 
 def _lines(split: str, metric: str, scores: str, first: Path, second: Path) -> Iterator[str]:
@@ -71,7 +65,6 @@ def compare_command(arguments: Sequence[str] | None) -> int:
     parser.add_argument("runs", nargs=2, metavar="RUN", help="id or folder of a finished run; first minus second")
     parser.add_argument("--store", type=Path, default=Path("results/runs"), metavar="DIR", help="where runs lie")
     options = parse(parser, arguments)
-    store = Store(options.store)
-    folders = [store.folder(run) if store.folder(run).is_dir() else Path(run) for run in options.runs]
+    folders = map(Store(options.store).named, options.runs)
     print("\n".join(compare_runs(*folders)))
     return 0

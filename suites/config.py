@@ -15,11 +15,13 @@ from gppdfd.models import load_structure, model_content
 from gppdfd.settings import Precision, TrainingConfig, plan_phases
 from gppdfd.structure import Structure
 from gppdfd.tasks import load_task, task_spec
+from suites.suite import DENSE
 
 SCHEMA = 1
 """Version of run ids and records; raised when old records can no longer be compared with new ones."""
 
-TEACHER_METHOD = "dense"
+SLUG_LENGTH = 150
+"""Characters of a method in a run id, which names a folder: file systems take names of 255 bytes."""
 
 Protocol = Literal["equal_budget", "paper"]
 
@@ -99,7 +101,7 @@ class RunConfig(BaseModel):
         needs = self.parsed.distiller(self.parsed.distiller_config).needs
         if self.is_teacher or ("teacher" not in needs and self.settings.init != "teacher"):
             return None
-        return self.model_copy(update={"method": TEACHER_METHOD, "sparsity": 0.0, "training": TrainingConfig()})
+        return self.model_copy(update={"method": DENSE, "sparsity": 0.0, "training": TrainingConfig()})
 
     def identity(self) -> dict[str, Any]:
         """All that decides the result, and nothing else: what the run id is hashed from."""
@@ -124,7 +126,7 @@ class RunConfig(BaseModel):
     def run_id(self) -> str:
         """Readable slug and ten hexadecimal digits."""
         sparsity = f"-{self.sparsity:g}" if self.sparsity else ""
-        method = re.sub(r"[^a-z0-9]+", "-", self.method).strip("-")
+        method = re.sub(r"[^a-z0-9]+", "-", self.method)[:SLUG_LENGTH].strip("-")
         digest = hash_text(canonical_json(self.identity()))[:10]
         return f"{self.task}-{method}{sparsity}-seed{self.seed}-{digest}"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from gppdfd.files import canonical_json
 from suites.plan import PlannedRun
+from suites.records import split_outside
 from suites.store import CONFIG, DONE, RECORD, Store, read_json
 
 PROBED = "a probe of its task and method"
@@ -140,7 +141,7 @@ def finished_run(store: Store, run_id: str) -> PlannedRun | None:
 
 def _groups(run: PlannedRun) -> list[Group]:
     """From the narrowest group of runs alike to the widest; the first entry says what it has in common."""
-    same, pruner = (run.role, _settings(run)), run.method.partition("+")[0]
+    same, pruner = (run.role, _settings(run)), split_outside(run.method, "+")[0]
     return [
         ("runs of its task and method", *same, run.task, run.method),
         (PROBED, *same, run.task, run.method),

@@ -334,7 +334,8 @@ def _refuse_unreachable(runs: Iterable[GridRun], request: Request, where: str) -
 def _refuse_duplicates(runs: Iterable[GridRun], where: str) -> None:
     rows: dict[str, MethodRow] = {}
     for run in runs:
-        run_id, method = run.run_id, run.row.method
-        if run_id in rows:
-            raise UsageError(f"{where}: {rows[run_id].method!r} and {method!r} make the same run twice: {run_id}")
-        rows[run_id] = run.row
+        # What decides the result, without the spelling of the method that makes the id readable.
+        digest, method = run.run_id.rpartition("-")[2], run.row.method
+        if digest in rows:
+            raise UsageError(f"{where}: {rows[digest].method!r} and {method!r} make the same run twice: {run.run_id}")
+        rows[digest] = run.row

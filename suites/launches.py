@@ -130,10 +130,11 @@ def _give_sign(launch: Announced) -> None:
 
 
 def _read(path: Path) -> Announced | None:
-    told = read_json(path)
-    if told is None:
+    told = read_json(path) or {}
+    holder = Holder.read(told.get("holder"))
+    if holder is None or not {"suite", "preset", "launcher"} <= told.keys():
         return None
-    return Announced(path, told["suite"], told["preset"], told["launcher"], Holder(**told["holder"]))
+    return Announced(path, told["suite"], told["preset"], told["launcher"], holder)
 
 
 def _remove(launch: Announced) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from gppdfd.files import write_atomically
 from suites.grid import GridRun, expand
 from suites.store import SUITE_KEY
-from suites.suite import MethodRow, Request, Suite
+from suites.suite import DENSE, MethodRow, Request, Suite
 
 Role = Literal["teacher", "student"]
 
@@ -81,7 +81,7 @@ COLUMNS = (
 def make_plan(suite: Suite, request: Request) -> list[PlannedRun]:
     """All runs of a request, teachers first; teachers that the request left out are added."""
     runs = expand(suite, request)
-    row = suite.dense_row or MethodRow(method="dense", label="dense")
+    row = suite.dense_row or MethodRow(method=DENSE, label=DENSE)
     position = suite.methods.index(row) if row in suite.methods else len(suite.methods)
     needed = {run.teacher.run_id: run.teacher for run in runs if run.teacher}
     teachers = [replace(teacher, row=row, order=position) for teacher in needed.values()]

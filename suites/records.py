@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gppdfd.errors import DataError, UsageError
-from suites.store import State, Store
+from suites.store import DONE, State, Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -350,6 +350,17 @@ def read_record(folder: Path) -> Record:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"]))
         raise DataError(f"{path}: {where}: {fault['msg']}; {_REDO}") from error
+
+
+def finished_record(folder: Path) -> Record:
+    """The record of a run that a command names; `read_record` says what else may be wrong.
+
+    Raises:
+        UsageError: no finished run.
+    """
+    if not (folder / DONE).is_file():
+        raise UsageError(f"{folder} is no finished run; give run ids (with --store DIR) or folders of runs")
+    return read_record(folder)
 
 
 _REDO = "delete the run's folder and launch again"

@@ -23,7 +23,7 @@ from suites.plan import PlannedRun, make_plan, with_earlier, write_plan
 from suites.preview import counts, estimate_lines, local_jobs, run_lines
 from suites.probe import PROBE, probe, probe_store, probed_runs
 from suites.retry import forget, runs_to_retry
-from suites.store import STALE_SECONDS, State, Store
+from suites.store import STALE_SECONDS, State, Store, read_plan
 from suites.suite import Request, Suite, load_suite
 from suites.worker import EXECUTE
 
@@ -76,11 +76,13 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _stop(load_suite(options.suite).name, Store(options.store))
     launch, profile = _prepare(options), _profile(options)
     redone = runs_to_retry(launch.store, launch.states(), options.retry)
+    damaged = _damaged(launch)
     if options.dry_run or options.probe:
-        _preview(launch, redone, options, profile)
+        _preview(launch, redone | damaged, options, profile)
         return 0
     open_store(launch.store)
-    _forget_damaged(launch)
+    for run_id in damaged:
+        forget_result(launch.store, run_id, partial(launch.store.damaged, run_id))
     for run_id in redone:
         forget(launch.store, run_id)
     _store_plan(launch)
@@ -179,12 +181,15 @@ def _store_plan(launch: Launch) -> None:
                 write_plan(plan, launch.plan_path, launch.suite.name)
 
 
-def _plan_rows(launch: Launch) -> list[dict[str, Any]]:
-    """The plan in the store; empty before the first launch."""
-    return launch.store.plan(launch.suite.name, launch.preset) if launch.plan_path.exists() else []
+def _plan_rows(launch: Launch) -> list[dict[str, Any]] | None:
+    """The plan in the store; empty before the first launch, None if it is damaged."""
+    return read_plan(launch.plan_path) if launch.plan_path.exists() else []
 
 
-def _with_earlier(launch: Launch, rows: Sequence[Mapping[str, Any]]) -> list[PlannedRun]:
+def _with_earlier(launch: Launch, rows: Sequence[Mapping[str, Any]] | None) -> list[PlannedRun]:
+    if rows is None:
+        print(f"tables will show the runs of this launch alone: {launch.plan_path} was damaged", file=sys.stderr)
+        return launch.plan
     try:
         return with_earlier(launch.plan, launch.suite, launch.request, rows)
     except DataError as error:
@@ -192,12 +197,12 @@ def _with_earlier(launch: Launch, rows: Sequence[Mapping[str, Any]]) -> list[Pla
         return launch.plan
 
 
-def _forget_damaged(launch: Launch) -> None:
-    """Turn done runs whose record cannot be read into missing ones."""
-    for run in launch.plan:
-        if launch.store.damaged(run.run_id):
-            print(f"{run.title}: its record was damaged, the run is done again", file=sys.stderr)
-            forget_result(launch.store, run.run_id, partial(launch.store.damaged, run.run_id))
+def _damaged(launch: Launch) -> set[str]:
+    """Done runs whose record cannot be read, which a launch turns into missing ones."""
+    damaged = [run for run in launch.plan if launch.store.damaged(run.run_id)]
+    for run in damaged:
+        print(f"{run.title}: its record was damaged, the run is done again", file=sys.stderr)
+    return {run.run_id for run in damaged}
 
 
 def _launch(launch: Launch, options: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from gppdfd.progress import duration
 from suites.launched import nothing_launched, only_preset, suite_name
 from suites.launches import launches
 from suites.sources import sources_hash
-from suites.store import State, Store
+from suites.store import State, Store, is_whole
 
 if TYPE_CHECKING:
     from suites.slurm.queue import Queued
@@ -63,7 +63,8 @@ class Status:
 
     Attributes:
         rows: the plan's columns and `state`; of failed runs `failure` and `log`, of running ones their progress, of
-            finished ones `seconds` and `other_sources`, of those in Slurm's queue what it says of them as `slurm`.
+            finished ones `seconds` and `other_sources`, of missing ones whether a result is `damaged`, of those in
+            Slurm's queue what it says of them as `slurm`.
         launches: what is under way, in words.
     """
 
@@ -119,7 +120,18 @@ def _with_state(store: Store, row: Row) -> Row:
     if not row.get("reachable", True):
         return row | {"state": UNREACHABLE}
     state = store.state(run_id)
+    if state is State.DONE:
+        return row | _finished(store, run_id)
     return row | {"state": str(state), **_details(store, run_id, state)}
+
+
+def _finished(store: Store, run_id: str) -> Row:
+    """A finished run; one whose record is damaged is missing, for a launch would do it again."""
+    record = store.record(run_id)
+    if is_whole(record):
+        other = record.get("sources") != sources_hash()
+        return {"state": str(State.DONE), "seconds": store.seconds(run_id), "other_sources": other}
+    return {"state": str(State.MISSING), "damaged": True}
 
 
 def _details(store: Store, run_id: str, state: State) -> Row:
@@ -127,8 +139,6 @@ def _details(store: Store, run_id: str, state: State) -> Row:
         return {"failure": store.reason(run_id), "log": str(store.log(run_id))}
     if state is State.RUNNING and (progress := store.progress(run_id)):
         return {**asdict(progress), "left": progress.left}
-    if state is State.DONE:
-        return {"seconds": store.seconds(run_id), "other_sources": store.sources(run_id) != sources_hash()}
     return {}
 
 
@@ -184,6 +194,8 @@ def _head(status: Status) -> Iterator[str]:
     counts, order = status.counts, [*State, UNREACHABLE]
     told = ", ".join(f"{counts[state]} {state}" for state in order if counts[state])
     yield f"{status.suite}, preset {status.preset}: {told}; runs in {status.store.root}"
+    if number := sum(row.get("damaged", False) for row in status.rows):
+        yield f"{number} of the missing runs have a damaged record, the next launch does them again"
     yield from (f"under way: {launch}" for launch in status.launches)
     if in_queue := Counter(row["slurm"] for row in status.rows if "slurm" in row):
         yield f"Slurm: {', '.join(f'{in_queue[told]} {told}' for told in sorted(in_queue))}"

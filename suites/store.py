@@ -23,12 +23,12 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeGuard, TypeVar
 from uuid import uuid4
 
 LAYOUT, LAYOUT_FILE = 2, "store.json"
@@ -38,11 +38,17 @@ CLAIM, CONFIG, HEARTBEAT, FAILED, DONE = "claim.json", "config.json", "heartbeat
 COMMITTED, COMMIT = "committed", "commit.json"
 SUITE_KEY = b"suite"
 """Under which the metadata of a plan name its suite."""
+PLAN_AXES = {"run_id", "task", "label", "sparsity", "seed", "order"}
+"""Columns that plans of all versions have."""
+RECORD_PARTS = {"run_id", "scores"}
+"""What a record of any version tells."""
 LOG, RECORD, WORK_PREFIX, CHECKPOINT = "log.txt", "record.json", "work-", "checkpoint"
 
 # Many beats: a file server may show a new time stamp only when its attribute cache expires (60 s on NFS).
 STALE_SECONDS, BEATS, WATCHED_BEATS = 120.0, 24, 2.5
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+T = TypeVar("T")
 
 
 class State(StrEnum):
@@ -81,6 +87,14 @@ class Holder:
     ticks: str
     token: str
     started: float
+
+    @classmethod
+    def read(cls, told: Any) -> "Holder | None":
+        """What a file tells of a holder; None if that is not whole."""
+        names = [field.name for field in fields(cls)]
+        if not isinstance(told, dict) or not told.keys() >= set(names):
+            return None
+        return cls(**{name: told[name] for name in names})
 
     @property
     def gone(self) -> bool:
@@ -130,6 +144,10 @@ class Store:
     def folder(self, run_id: str) -> Path:
         return self.root / run_id
 
+    def named(self, run: str) -> Path:
+        """Folder of a run that is given by its id or as a path."""
+        return self.folder(run) if self.folder(run).is_dir() else Path(run)
+
     def log(self, run_id: str) -> Path:
         return self.folder(run_id) / LOG
 
@@ -150,12 +168,14 @@ class Store:
 
         Raises:
             FileNotFoundError: the suite was never launched into this store.
-            DataError: the store is one of a later version.
+            DataError: the store is one of a later version, or the plan is damaged.
         """
         self.check_layout()
-        import pyarrow.parquet as pq
+        rows = read_plan(path := self.plan_path(suite, preset))
+        if rows is None:
+            from gppdfd.errors import DataError  # late, as above
 
-        rows: list[dict[str, Any]] = pq.read_table(self.plan_path(suite, preset)).to_pylist()
+            raise DataError(f"{path} is damaged: launch {suite} with preset {preset} again, which writes it anew")
         return rows
 
     def state(self, run_id: str) -> State:
@@ -181,7 +201,7 @@ class Store:
 
     def damaged(self, run_id: str) -> bool:
         """Whether a run is done and its record cannot be read."""
-        return (self.folder(run_id) / DONE).exists() and self.record(run_id) is None
+        return (self.folder(run_id) / DONE).exists() and not is_whole(self.record(run_id))
 
     def sources(self, run_id: str) -> str | None:
         """Hash of the sources that made the record of a finished run; None if it tells none."""
@@ -201,13 +221,14 @@ class Store:
 
     def progress(self, run_id: str) -> Progress | None:
         """What the holder of a run last told of its progress."""
-        beat = read_json(self.folder(run_id) / HEARTBEAT)
-        return Progress(beat["phase"], beat["step"], beat["steps"], beat.get("speed")) if beat else None
+        beat = read_json(self.folder(run_id) / HEARTBEAT) or {}
+        if not {"phase", "step", "steps"} <= beat.keys():
+            return None
+        return Progress(beat["phase"], beat["step"], beat["steps"], beat.get("speed"))
 
     def holder(self, run_id: str) -> Holder | None:
         """Who holds the claim on a run, dead or alive."""
-        claim = read_json(self.folder(run_id) / CLAIM)
-        return Holder(**claim) if claim else None
+        return Holder.read(read_json(self.folder(run_id) / CLAIM))
 
     def alive(self, run_id: str) -> bool:
         """True while the claim's holder is not known to be gone and its last sign of life is recent."""
@@ -229,9 +250,9 @@ class Store:
     def _failed_state(self, run_id: str) -> State:
         """Blocked only while the teacher that blocks is itself failed: its retry frees the student."""
         failure = self.failure(run_id)
-        if failure.get("kind") != "blocked":
+        if failure.get("kind") != "blocked" or "teacher" not in failure:
             return State.FAILED
-        return State.BLOCKED if self.state(failure["teacher"]) is State.FAILED else State.MISSING
+        return State.BLOCKED if self.state(str(failure["teacher"])) is State.FAILED else State.MISSING
 
     def _silence(self, run_id: str) -> float:
         """Seconds since the claim was made or its holder last gave a sign of life."""
@@ -239,12 +260,41 @@ class Store:
         return time.time() - max(_modified(folder / CLAIM), _modified(folder / HEARTBEAT))
 
 
-def _planned_suite(path: Path) -> str:
-    """Whose plan this is: as it tells; of older plans, whose presets had no hyphen, by their name."""
+def is_whole(record: dict[str, Any] | None) -> TypeGuard[dict[str, Any]]:
+    """Whether a run need not be done again for its record."""
+    return record is not None and record.keys() >= RECORD_PARTS
+
+
+def read_plan(path: Path) -> list[dict[str, Any]] | None:
+    """Rows of a plan; None if it is damaged."""
     import pyarrow.parquet as pq
 
-    told = (pq.read_schema(path).metadata or {}).get(SUITE_KEY, b"")
-    return str(told.decode()) or path.stem.rpartition("-")[0]
+    rows: list[dict[str, Any]] | None = _undamaged(path, lambda file: pq.read_table(file).to_pylist())
+    return rows if rows and rows[0].keys() >= PLAN_AXES else None
+
+
+def _planned_suite(path: Path) -> str:
+    """Whose plan this is: as it tells; of older plans, whose presets had no hyphen, and of damaged ones by the name."""
+    import pyarrow.parquet as pq
+
+    told = _undamaged(path, lambda file: (pq.read_schema(file).metadata or {}).get(SUITE_KEY, b"").decode())
+    return told or path.stem.rpartition("-")[0]
+
+
+def _undamaged(path: Path, read: Callable[[BinaryIO], T]) -> T | None:
+    """What `read` makes of a parquet file; None if that is damaged."""
+    import pyarrow as pa
+
+    with path.open("rb") as file:
+        try:
+            return read(file)
+        except (ValueError, pa.ArrowException):
+            return None
+        except OSError as error:
+            # Errors of the system have a number, those of pyarrow about what a file holds have none.
+            if error.errno is not None:
+                raise
+            return None
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

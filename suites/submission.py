@@ -16,8 +16,8 @@ from gppdfd.cli import parse
 from gppdfd.errors import DataError, UsageError
 from gppdfd.files import write_text
 from suites.published import GENERATED
-from suites.records import Record, read_record
-from suites.store import DONE, Store
+from suites.records import Record, finished_record
+from suites.store import Store
 
 OUT = Path("results/submission")
 _NLI = ("entailment", "neutral", "contradiction")
@@ -104,9 +104,7 @@ def by_task(runs: Sequence[Path]) -> dict[str, tuple[Path, Record]]:
 
 
 def _finished(folder: Path) -> Record:
-    if not (folder / DONE).is_file():
-        raise UsageError(f"{folder} is no finished run; give run ids (with --store DIR) or folders of runs")
-    record = read_record(folder)
+    record = finished_record(folder)
     if record.task not in SERVER_FILES:
         raise UsageError(f"{folder.name}: the GLUE server has no task {record.task}")
     if record.data.source == GENERATED:
@@ -175,8 +173,7 @@ def predict_test(folder: Path, task: str, split: str, data_dir: Path | None) -> 
 def submission_command(arguments: Sequence[str] | None) -> int:
     """Write the files and print their paths."""
     options = parse(_parser(), arguments)
-    store = Store(options.store)
-    runs = [store.folder(run) if store.folder(run).is_dir() else Path(run) for run in options.runs]
+    runs = list(map(Store(options.store).named, options.runs))
     written = write_submission(runs, options.out, options.data_dir, predict_test)
     print("\n".join(map(str, written)))
     print(written[-1].read_text(encoding="utf-8").splitlines()[-1])

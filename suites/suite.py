@@ -9,13 +9,23 @@ these values together), `exclude` (not these), `overrides` (other training setti
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from functools import cache, cached_property
 from importlib import resources
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from gppdfd.cli import set_value, yaml_value
 from gppdfd.errors import UsageError, unknown
@@ -35,7 +45,13 @@ def _one_is_a_list(value: object) -> object:
     return value if value is None or isinstance(value, list | tuple) else [value]
 
 
+def _without_spaces(spec: str) -> str:
+    return "".join(spec.split())
+
+
 Seeds = Annotated[tuple[int, ...], Field(min_length=1), BeforeValidator(_count_to_seeds)]
+Spec = Annotated[str, AfterValidator(_without_spaces)]  # as recipes and runs write it
+Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
 Names = Annotated[tuple[str, ...] | None, Field(min_length=1), BeforeValidator(_one_is_a_list)]
 Sparsities = Annotated[tuple[Sparsity, ...] | None, Field(min_length=1), BeforeValidator(_one_is_a_list)]
@@ -53,8 +69,8 @@ class MethodRow(_Strict):
     different labels, which these settings or overrides by label tell apart.
     """
 
-    method: str
-    label: str
+    method: Spec
+    label: Label
     paper: str = ""
     training: dict[str, Any] = Field(default_factory=dict)
 
@@ -169,7 +185,7 @@ class Suite(Rules):
 
     name: str = Field(pattern="^[A-Za-z0-9_-]+$")
     title: str
-    reference: str
+    reference: Spec
     methods: tuple[MethodRow, ...] = Field(min_length=1)
     sparsities: tuple[Sparsity, ...] = Field(min_length=1)
     tasks: tuple[str, ...] = Field(min_length=1)
@@ -299,10 +315,10 @@ def load_suite(name: str, request: Request | None = None) -> Suite:
 
 @cache
 def normal(value: object) -> str:
-    """One text for `0.80` and `0.8`, and for a method with and without spaces."""
+    """One text for `0.80` and `0.8`, and for a method with and without spaces; two numbers never share one."""
     try:
-        return f"{float(str(value)):g}"
-    except ValueError:
+        return str(Decimal(str(value)).normalize())
+    except InvalidOperation:
         return "".join(str(value).split()).casefold()
 
 

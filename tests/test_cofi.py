@@ -13,7 +13,7 @@ from baselines.cofi import (
     closest_layers,
     distance_table,
     distances,
-    existing_layers,
+    matchable_layers,
     ordered_layers,
     same_distance,
     taught_layers,
@@ -151,7 +151,7 @@ def test_taught_layers_of_bert_base_are_the_papers() -> None:
 
 def test_what_makes_a_layer_exist() -> None:
     there = {"ffn_layer": torch.tensor([True, False, False]), "mha_layer": torch.tensor([False, True, False])}
-    found = {rule: existing_layers(there, rule).tolist() for rule in ("ffn", "mha", "either", "always")}
+    found = {rule: matchable_layers(there, rule).tolist() for rule in ("ffn", "mha", "either", "always")}
     assert found == {
         "ffn": [True, False, False],
         "mha": [False, True, False],

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gppdfd.errors import DataError, UsageError
+from gppdfd.files import hash_files, write_text
 from gppdfd.models import load_encoder, load_structure, model_content
 from gppdfd.pruned import load_pruned
 from gppdfd.settings import TrainingConfig
@@ -168,6 +169,20 @@ def test_id_follows_what_decides_the_result_and_nothing_else() -> None:
         config(method="gpp(mask=hard_once)+dfd"),
     ]  # fmt: skip
     assert len({base.run_id, *(other.run_id for other in others)}) == 1 + len(others)
+
+
+def test_the_hash_of_files_does_not_depend_on_their_order(tmp_path: Path) -> None:
+    paths = [tmp_path / folder / "__init__.py" for folder in ("a", "b")]
+    for path in paths:
+        write_text(path, path.parent.name)
+    assert hash_files(paths) == hash_files(reversed(paths))
+
+
+def test_ids_of_long_methods_can_be_names_of_folders() -> None:
+    long = [config(f"random+logits(temperature={value:.250f})") for value in (1, 2)]
+    assert long[0].run_id != long[1].run_id
+    assert all(len(run.run_id.encode()) < 220 for run in long)
+    assert config("gpp(mask=hard_once)+dfd").run_id.startswith("sst2-gpp-mask-hard-once-dfd-0.8-seed1-")
 
 
 def test_teacher_settings_leave_students_without_a_teacher_alone() -> None:

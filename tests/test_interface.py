@@ -78,6 +78,12 @@ def test_a_default_written_out_is_the_same_method() -> None:
         ("gpp(maks=hard_once)+dfd", "Did you mean 'mask'"),
         ("gpp(mask=soft)+dfd", "'progressive', 'hard_gradual' or 'hard_once'"),
         ("gpp(mask)+dfd", "write option=value"),
+        ("gpp(mask=@a)+dfd", "option 'mask' of 'gpp(mask=@a)' is no valid YAML"),
+        ("gpp(mask=2020-13-01)+dfd", "is no valid YAML: month must be in 1..12"),
+        ("gpp(mask=hard_once,mask=progressive)+dfd", "option 'mask' is there twice"),
+        ("gpp(mask=hard_once)x+dfd", "write gpp(option=value, ...)"),
+        ("gpp+dfd(soft_weight=.nan)", "finite number"),
+        ("gpp+dfd(soft_weight=.inf)", "finite number"),
         ("gpp+dfd(window=9)", "less than or equal to 5"),
         ("denes", "Did you mean 'dense'"),
         ("gpp+dfd+none", "unknown method"),
@@ -111,6 +117,7 @@ def test_a_method_of_ones_own_is_one_class(monkeypatch) -> None:
             return keep
 
     assert parse_method("every-other+logits").pruner is EveryOther
+    assert pinned_defaults() == DEFAULTS
 
 
 def test_every_class_names_its_source() -> None:
@@ -129,9 +136,11 @@ def defaults_of(config: type[BaseModel]) -> str:
 
 
 def pinned_defaults() -> dict[str, str]:
+    """Of the project's own classes; those of other packages that are installed here pin theirs."""
     pins = {"training": defaults_of(TrainingConfig)}
     for what, table in (("pruner", pruners()), ("distiller", distillers())):
-        pins |= {f"{what} {name} r{cls.revision}": defaults_of(cls.Config) for name, cls in sorted(table.items())}
+        own = {name: cls for name, cls in table.items() if cls.__module__.startswith(("gppdfd.", "baselines."))}
+        pins |= {f"{what} {name} r{cls.revision}": defaults_of(cls.Config) for name, cls in sorted(own.items())}
     return pins
 
 

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from gppdfd.errors import UsageError
 from gppdfd.interface import named_methods, parse_method
 from gppdfd.settings import TrainingConfig
 from gppdfd.tasks import TASK_NAMES
+from suites.config import RunConfig
 from suites.grid import Request, expand, load_suite
 from suites.recipes import NONE, recipe_file, recipe_for, recipe_names
 
@@ -39,17 +41,28 @@ def test_a_method_without_a_recipe_keeps_the_settings_of_the_preset() -> None:
     assert recipe_for("random+none", "mrpc") is NONE
 
 
-def test_the_protocol_paper_trains_each_method_with_its_recipe(tmp_path: Path) -> None:
+def paper_runs(tmp_path: Path, *methods: str) -> list[RunConfig]:
+    """One run of each method, under the protocol `paper`."""
     path = tmp_path / "two.yaml"
+    rows = ", ".join(f"{{method: '{method}', label: row {number}}}" for number, method in enumerate(methods))
     path.write_text(
         "extends: glue_ablation\nname: two\ntasks: [mrpc]\nsparsities: [0.5]\n"
-        "methods: [{method: gpp+dfd, label: a}, {method: random+none, label: b}]\n"
+        f"methods: [{rows}]\n"
         "presets: {micro: {from: micro, protocol: paper, training: {scoring: extra}}}\n"
     )
     request = Request()
-    runs = {run.row.label: run.config for run in expand(load_suite(str(path), request), request)}
-    assert runs["a"].protocol == runs["b"].protocol == "paper"
-    assert (runs["a"].training.search_epochs, runs["b"].training.search_epochs) == (20, 1)
+    return [run.config for run in expand(load_suite(str(path), request), request)]
+
+
+def test_one_method_in_two_spellings_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="make the same run twice"):
+        paper_runs(tmp_path, "gpp+dfd", "random+none", "random+none(task_weight=1)")
+
+
+def test_the_protocol_paper_trains_each_method_with_its_recipe(tmp_path: Path) -> None:
+    paper, none = paper_runs(tmp_path, "gpp+dfd", "random+none")
+    assert paper.protocol == none.protocol == "paper"
+    assert (paper.training.search_epochs, none.training.search_epochs) == (20, 1)
 
 
 def test_rows_of_cofis_ablation_have_equal_phases() -> None:
@@ -65,3 +78,7 @@ def test_settings_of_a_named_method_yield_to_the_command_line() -> None:
     request = Request(only=["task=mrpc", "sparsity=0.8", "method=cofi"], settings=["training.before_share=0"])
     [run] = expand(load_suite("cofi_ablation", request), request)
     assert run.config.settings.before_share == 0
+
+
+def test_spaces_in_a_method_do_not_cost_it_its_recipe(tmp_path: Path) -> None:
+    assert paper_runs(tmp_path, "gpp + dfd") == paper_runs(tmp_path, "gpp+dfd")

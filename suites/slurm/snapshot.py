@@ -3,17 +3,15 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib.metadata import Distribution, distribution, entry_points
-from importlib.util import find_spec
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from sysconfig import get_path
 from uuid import uuid4
 
 from gppdfd.files import canonical_json, hash_files, hash_text, write_json
 from suites.commit import COPIED, git_state
+from suites.sources import GROUP, PACKAGES, PROJECT, method_packages, place_of
 
-PROJECT, GROUP = "gppdfd", "gppdfd.methods"
-PACKAGES = (PROJECT, "baselines", "suites")
 _IGNORED = ("__pycache__", "*.pyc")
 
 
@@ -25,7 +23,7 @@ def take_snapshot(folder: Path) -> Path:
     Returns:
         Folder within `folder`, named by the content, to be first in PYTHONPATH.
     """
-    sources = sorted(set(_sources()), key=lambda path: path.name)
+    sources = sorted(_sources(), key=lambda path: path.name)
     copy = folder / _content(sources)
     if not copy.exists():
         _copy(sources, copy)
@@ -33,21 +31,9 @@ def take_snapshot(folder: Path) -> Path:
 
 
 def _sources() -> Iterator[Path]:
-    modules = {point.module.partition(".")[0] for point in entry_points(group=GROUP)}
     installed = Path(get_path("purelib"))
-    for name in {*PACKAGES, *modules}:
-        place = _place(name)
-        if place and (name in PACKAGES or installed not in place.parents):
-            yield place
-
-
-def _place(module: str) -> Path | None:
-    """Folder of a package, or file of a module."""
-    spec = find_spec(module)
-    if spec is None or spec.origin is None:
-        return None
-    path = Path(spec.origin)
-    return path.parent if path.name == "__init__.py" else path
+    yield from filter(None, map(place_of, PACKAGES))
+    yield from (place for place in method_packages() if installed not in place.parents)
 
 
 def _content(sources: list[Path]) -> str:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from baselines.cofi import closest_layers, distance_table, existing_layers, matched_distance, ordered_layers
+from baselines.cofi import closest_layers, distance_table, matchable_layers, matched_distance, ordered_layers
 from baselines.l0 import (
     BOUND,
     deterministic_keep,
@@ -191,10 +191,10 @@ def layer_distill(case: Case, stored: Tensors) -> None:
     assert set(case["expected"]) <= {*versions, "official.v4.masks"}
     for name in case["expected"].keys() & versions.keys():
         rule, which = versions[name]
-        loss, matches = matched_distance(student, teacher, None, existing_layers(there, which), rule)
+        loss, matches = matched_distance(student, teacher, None, matchable_layers(there, which), rule)
         expected = case["expected"][name]
         if expected["loss"] is None:  # no layer exists: ours matches all of them
-            assert not existing_layers(there, which).any()
+            assert not matchable_layers(there, which).any()
             continue
         assert matches.tolist() == expected["student_layers"], name
         assert_close(loss, expected["loss"], case)

@@ -59,6 +59,16 @@ def test_estimates_come_from_the_runs_most_alike(plan_of: PlanOf) -> None:
     assert told() == (140.0, "runs of its task and method")
 
 
+def test_a_pruner_goes_to_the_plus_between_the_pair(plan_of: PlanOf) -> None:
+    plan = plan_of("task=mrpc", "method=ok+none")
+    one, same, other = (
+        dataclasses.replace(plan[0], run_id=method, method=method)
+        for method in ("ok(units=heads+ffn)+dfd", "ok(units=heads+ffn)+none", "ok(units=heads+hidden)+none")
+    )
+    bases = [guess.basis for run in (same, other) if (guess := Estimate([(one, 10.0)]).guess(run))]
+    assert bases == ["runs of its task and pruner", "runs of its task"]
+
+
 def test_other_tasks_are_compared_by_their_steps(plan_of: PlanOf) -> None:
     plan = plan_of("method=ok+none", "sparsity=0.8")
     short, long = plan[0], dataclasses.replace(plan[1], steps={"search": 30, "recovery": 70})

@@ -84,6 +84,15 @@ def test_only_narrows_any_axis(suite_file: Path, only: list[str], count: int) ->
     assert len(grid(suite_file, *only)) == count
 
 
+def test_long_numbers_are_told_apart(suite_file: Path) -> None:
+    change(suite_file, "seeds", value=[20240101, 20240102])
+    assert {run.config.seed for run in grid(suite_file, "seed=20240101")} == {20240101}
+    change(suite_file, "exclude", value=[{"seed": 20240101}])
+    assert {run.config.seed for run in grid(suite_file)} == {20240102}
+    change(suite_file, "sparsities", value=[0.9999991, 0.9999992])
+    assert {run.config.sparsity for run in grid(suite_file, "sparsity=0.99999910", "method=ok+dfd")} == {0.9999991}
+
+
 @pytest.mark.parametrize(
     ("only", "message"),
     [
@@ -163,6 +172,7 @@ def test_a_preset_narrows_the_axes(suite_file: Path) -> None:
         (("reference",), "ok+dfb", r"unknown method 'ok\+dfb'. Did you mean 'ok\+dfd'"),
         (("methods", 1, "method"), "ok+dfd", r"'ok\+dfd' and 'ok\+dfd' make the same run twice"),
         (("methods", 1, "label"), "OK", r"methods: 'OK' is there twice"),
+        (("methods", 1, "label"), " ", r"methods.1.label: .*at least 1 character"),
         (("tasks",), ["mrpc", "mrpc"], r"make the same run twice"),
         (("sparsities",), [0.8, 0.8], r"make the same run twice"),
         (("presets", "micro", "tasks"), ["cola"], r"unknown task 'cola'"),

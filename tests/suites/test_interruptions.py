@@ -21,6 +21,7 @@ from suites.formats import write_table
 from suites.plan import PlannedRun
 from suites.records import read_results
 from suites.run import main
+from suites.status import main as status
 from suites.store import CLAIM, HEARTBEAT, State, Store
 from suites.tables import main_table
 from tests.suites.test_run import hear_all_signals, keep_signals  # noqa: F401 (a fixture)
@@ -286,7 +287,7 @@ def arguments(suite_file: Path, store: Store) -> list[str]:
     return [str(suite_file), *where, *ONE_RUN]
 
 
-@pytest.mark.parametrize("content", ["", '{"run_id": "mrpc', "[]"])
+@pytest.mark.parametrize("content", ["", '{"run_id": "mrpc', "[]", '{"schema": 1}'])
 def test_a_truncated_record_is_told_and_made_again(
     arguments: list[str], store: Store, content: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -296,6 +297,10 @@ def test_a_truncated_record_is_told_and_made_again(
     (path.parent / "model" / "config.json").write_text("of the damaged result")
     path.write_text(content)
     capsys.readouterr()
+    assert status(["tiny", "--store", str(store.root)]) == 0
+    assert "1 of the missing runs have a damaged record" in capsys.readouterr().out
+    assert main([*arguments, "--dry-run"]) == 0
+    assert f"missing  {path.parent.name}" in capsys.readouterr().out
     assert main(arguments) == 0
     told = capsys.readouterr()
     assert told.err == "mrpc alone 0.8 seed 1: its record was damaged, the run is done again\n"

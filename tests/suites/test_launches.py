@@ -57,6 +57,7 @@ def test_what_a_dead_launch_left_is_not_seen_and_removed_by_the_next(store: Stor
     told["holder"] |= {"ticks": "1"}  # a process of that number, but another one
     dead = launch.path.with_name("dead.json")
     dead.write_text(json.dumps(told))
+    dead.with_name("damaged.json").write_text('{"suite": "tiny", "holder": {"pid": 3}}')
     assert launches(store, "tiny") == []
     with announced(store, "tiny", "micro") as launch:
         assert [seen.path for seen in launches(store, "tiny")] == [launch.path]

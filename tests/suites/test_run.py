@@ -101,6 +101,15 @@ def test_two_launches_at_once_keep_each_others_runs_in_the_plan(
     assert [path.name for path in (store.root / "plans").iterdir()] == ["tiny-micro.parquet"]
 
 
+def test_a_damaged_plan_is_written_anew(run_suite: Run, store: Store) -> None:
+    (store.root / "plans").mkdir(parents=True)
+    store.plan_path("tiny", "micro").write_text("no parquet")
+    launched = run_suite("--only", "task=mrpc", "method=alone")
+    assert launched.code == 0
+    assert launched.err.splitlines()[0].endswith("tiny-micro.parquet was damaged")
+    assert {row["label"] for row in store.plan("tiny", "micro")} == {"alone"}
+
+
 def test_a_failed_run_gives_exit_code_1_and_waits_for_retry(run_suite: Run, suite_file: Path, store: Store) -> None:
     rename_method(suite_file, "fail+dfd")
     first = run_suite("--only", "task=mrpc")

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gppdfd.errors import DataError, UsageError
+from suites.commit import git_state
 from suites.plan import PlannedRun, write_plan
 from suites.run import main
 from suites.slurm import launcher as launching
@@ -31,6 +32,7 @@ from suites.slurm.profile import SHIPPED, Profile, load_profile, minutes
 from suites.slurm.queue import Queued
 from suites.slurm.snapshot import take_snapshot
 from suites.slurm.submitted import Submitted, note_submitted, submitted
+from suites.sources import PACKAGES
 from suites.status import main as status
 from suites.store import State, Store
 from tests.suites.slurm_cluster import until
@@ -408,12 +410,15 @@ def test_a_copy_of_the_sources_does_not_change_with_them(tmp_path: Path) -> None
     info.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: user\nVersion: 1\n")
     info.joinpath("entry_points.txt").write_text("[gppdfd.methods]\nmine = methods_of_a_user\n")
     module.write_text("VERSION = 1\n")
+    sources = "from suites.sources import sources_hash; print(sources_hash())"
     line = "from suites.slurm.snapshot import take_snapshot; from pathlib import Path; import sys; "
     line += "print(take_snapshot(Path(sys.argv[1])))"
     path = os.pathsep.join([str(module.parent), str(Path(__file__).parents[2])])
     copy = Path(_python(path, line, str(tmp_path / "code")))
     assert copy == Path(_python(path, line, str(tmp_path / "code")))
+    before = _python(path, sources)
     module.write_text("VERSION = 2\n")
+    assert _python(f"{copy}:{path}", sources) == before != _python(path, sources)
     shown = "import methods_of_a_user as m, suites; print(m.VERSION, suites.__file__)"
     assert _python(f"{copy}:{path}", shown) == f"1 {copy}/suites/__init__.py"
     assert copy != Path(_python(path, line, str(tmp_path / "code")))
@@ -430,6 +435,27 @@ def _python(path: str, *arguments: str) -> str:
         [sys.executable, "-c", code, *more], env=environment, capture_output=True, text=True, check=True, cwd="/"
     )
     return done.stdout.strip()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_changes_of_every_package_are_told_beside_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-c", "user.name=A", "-c", "user.email=a@b.c", *arguments], cwd=tmp_path, check=True)
+
+    for name in (*PACKAGES, "notes"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "all")
+    (tmp_path / "notes" / "new.md").touch()
+    monkeypatch.setattr("gppdfd.__file__", str(tmp_path / "gppdfd" / "__init__.py"))
+    state = git_state.__wrapped__
+    assert state().dirty is False
+    (tmp_path / package / "new.py").touch()
+    assert state().dirty is True
 
 
 def test_copies_of_other_sources_have_other_names(tmp_path: Path) -> None:

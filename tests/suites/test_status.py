@@ -95,6 +95,20 @@ def test_what_was_never_launched_is_a_usage_error(
     assert "Choose from: tiny-micro" in told
 
 
+def test_a_damaged_plan_is_told_with_the_way_out(
+    planned: list[PlannedRun], store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (store.root / "plans" / "tiny-foo-micro.parquet").touch()  # that of another suite, as far as its name tells
+    assert main(["tiny", "--store", str(store.root)]) == 0
+    capsys.readouterr()
+    for content in (b"", store.plan_path("tiny", "micro").read_bytes()[:-9]):
+        store.plan_path("tiny", "micro").write_bytes(content)
+        assert main(["tiny", "--store", str(store.root)]) == 1
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1
+        assert "tiny-micro.parquet is damaged: launch tiny with preset micro again" in told
+
+
 def test_an_empty_store_says_what_to_look_at(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tiny", "--store", str(store.root)]) == 2
     assert f"nothing was launched into {store.root}: name another folder with --store?" in capsys.readouterr().err
