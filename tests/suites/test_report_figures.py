@@ -18,7 +18,7 @@ from scipy import stats
 
 from gppdfd.drawing import save_figure, style
 from gppdfd.errors import UsageError
-from suites.comparison_tables import ablation_table
+from suites.comparison_tables import ablation_table, matrix_table
 from suites.figures import DRAWINGS, MOST_METHODS, Drawing
 from suites.figures.ablation import ablation_figure, differences
 from suites.figures.binarisation import binarisation_figure, passages
@@ -343,6 +343,19 @@ def test_the_matrix_holds_pairs_that_cross(grid: Results) -> None:
     # Only gpp meets several distillers, and dfd several pruners: nothing crosses.
     assert scores == frozenset()
     assert matrix_figure(grid) is None
+
+
+def test_the_matrix_holds_the_pairs_of_its_table(store: FakeStore) -> None:
+    """Partners count over the whole plan: `gpp+fcd` has its second pruner at another sparsity."""
+    pairs = [("gpp+dfd", 0.8), ("gpp+none", 0.8), ("gpp+fcd", 0.8), ("random+dfd", 0.8), ("random+none", 0.8)]
+    for method, sparsity in [*pairs, ("random+fcd", 0.5)]:
+        store.finish(store.add("rte", method, sparsity))
+    results = results_of(store)
+    table = matrix_table(results, "caption")
+    assert table is not None
+    shown = {block.title: sum(bool(cell.numbers) for row in block.rows for cell in row.cells) for block in table.blocks}
+    assert {f"{sparsity:g}": len(scores) for sparsity, scores in pair_scores(results).items()} == shown
+    assert ("gpp", "fcd") in pair_scores(results)[0.8]
 
 
 def test_the_matrix_shows_means_best_first(store: FakeStore) -> None:
