@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DASH = "–"
-NO_EVIDENCE = "at most 1 point above the majority class (primary metric): no evidence of learning"
+NO_EVIDENCE = "at most 1 point above the majority class on one of its metrics: no evidence of learning"
 BETTER = f"better than the reference method, Holm-corrected p < {ALPHA:g}"
 WORSE = f"worse than the reference method, Holm-corrected p < {ALPHA:g}"
 UNNAMED = "the source does not name the metric"

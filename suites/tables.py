@@ -186,7 +186,7 @@ def _record_marks(records: Iterable[Record], column: ScoreColumn) -> Iterator[st
 def run_marks(record: Record) -> Iterator[str]:
     """What a reader must know before believing a run."""
     size, split = record.size, record.primary.split
-    if no_evidence(record.primary.value, record.majority.get(split, {}).get(record.primary.metric, NAN)):
+    if no_evidence(record.scores.get(split, {}), record.majority.get(split, {})):
         yield NO_EVIDENCE
     if record.missed_target:
         yield f"missed its target: sparsity {100 * size.sparsity:.1f} % of {100 * record.sparsity_target:.1f} %"

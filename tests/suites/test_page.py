@@ -140,7 +140,7 @@ def test_unknown_numbers_are_empty(store: FakeStore) -> None:
         ({"missing": {"test": "no labels"}}, "no test scores: no labels"),
         ({"warnings": ["constant predictions on validation"]}, "constant predictions on validation"),
         ({"sources": "older"}, OTHER_SOURCES),
-        ({"primary": {"value": 0.605}}, NO_EVIDENCE),
+        ({"scores": {"validation": [0.505, 0.9]}}, NO_EVIDENCE),
         ({"kept": {"weight": [100]}}, SINGLE_WEIGHTS),
     ],
 )

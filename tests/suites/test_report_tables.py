@@ -117,12 +117,18 @@ def test_each_of_two_metrics_has_its_own_best() -> None:
     ]
 
 
-def test_no_evidence_is_marked_by_the_primary_metric_and_never_best(store: FakeStore) -> None:
-    for method, pair in (("gpp+dfd", (0.99, 0.61)), ("gpp+none", (0.4, 0.612)), ("random+dfd", (0.3, 0.3))):
+def test_no_evidence_is_marked_by_any_metric_and_never_best(store: FakeStore) -> None:
+    scores = {"gpp+dfd": (0.99, 0.61), "gpp+none": (0.512, 0.612), "random+dfd": (0.51, 0.9), "random+none": (0.3, 0.3)}
+    for method, pair in scores.items():
         store.finish(store.add("mrpc", method, 0.8), {"validation": pair})
     table = table_of(store)
     marks = {row.label: row.cells[0].marks for row in table.blocks[1].rows}
-    assert marks == {"gpp+dfd": (NO_EVIDENCE,), "gpp+none": (), "random+dfd": (NO_EVIDENCE,)}
+    assert marks == {
+        "gpp+dfd": (NO_EVIDENCE,),
+        "gpp+none": (),
+        "random+dfd": (NO_EVIDENCE,),
+        "random+none": (NO_EVIDENCE,),
+    }
     assert not any(number.best for row in table.blocks[1].rows for number in row.cells[0].numbers)
 
 
