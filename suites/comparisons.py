@@ -19,7 +19,7 @@ AVERAGE = ""
 class Comparisons:
     """Tests of all students against the reference method at their own sparsity.
 
-    Per task: a paired bootstrap over the examples, mean over the seeds that both have. Over all tasks: Wilcoxon's
+    Per task: a paired bootstrap over the seeds that both have and the examples. Over all tasks: Wilcoxon's
     signed-rank test over (task, seed) pairs. `adjusted` holds Holm's correction over all of them.
     """
 
@@ -83,6 +83,12 @@ class Comparisons:
             pair = read_predictions(store / own.run_id, split), read_predictions(store / other.run_id, split)
             if pair[0] and pair[1] and pair[0].same_examples(pair[1]):
                 yield pair[0], pair[1]
+
+    @cached_property
+    def on_one_pair(self) -> bool:
+        """Whether some test of `on_examples` has one pair of runs, and so says nothing of other seeds."""
+        columns = {column.title: column for column in self.cells.columns}
+        return any(len(self.pairs(row, columns[title])) == 1 for row, title in self.on_examples)
 
     @cached_property
     def adjusted(self) -> dict[TestKey, float]:

@@ -319,7 +319,11 @@ def significance_notes(comparisons: Comparisons) -> list[str]:
     tested = sum(not isnan(each.p) for each in comparisons.over_runs.values())
     return [
         f"Arrows: better or worse than {comparisons.reference} at the same sparsity and seeds, p < .05 after Holm's "
-        f"correction over the {comparisons.tests} tests of the table. Tasks: paired bootstrap over the examples of the "
-        "primary metric; avg: Wilcoxon's signed-rank test over (task, seed) pairs, possible where "
+        f"correction over the {comparisons.tests} tests of the table. Tasks: paired bootstrap over seeds and examples "
+        "of the primary metric; avg: Wilcoxon's signed-rank test over (task, seed) pairs, possible where "
         f"{LEAST_PAIRS} of them differ ({tested} of {len(comparisons.rivals)} rows).",
+        *[_ONE_PAIR] * comparisons.on_one_pair,
     ]
+
+
+_ONE_PAIR = "With one seed a task's arrow says that these two runs differ; with other seeds their methods might not."

@@ -254,7 +254,20 @@ def test_arrows_say_what_differs_from_the_reference(store: FakeStore) -> None:
     marks = {row.label: row.cells[0].marks for row in table.blocks[1].rows}
     assert marks == {"gpp+dfd": (), "gpp+none": (BETTER,), "random+dfd": (WORSE,), "random+none": ()}
     assert any("3 tests of the table" in note for note in table.notes)
+    assert any(note.startswith("With one seed") for note in table.notes)
     assert "<sup>↑</sup>" in to_markdown(table)
+
+
+def test_seeds_that_disagree_make_no_arrow(store: FakeStore) -> None:
+    labels = np.arange(400) % 2
+    for seed, share in ((1, 0.9), (2, 0.6)):
+        for method, right in (("gpp+dfd", 0.5), ("gpp+none", share)):
+            run = store.add("rte", method, 0.8, seed)
+            store.finish(run, {"validation": [right]})
+            store.predict(run, np.where(np.arange(400) < 400 * right, labels, 1 - labels), labels)
+    table = table_of(store)
+    assert not {BETTER, WORSE} & {mark for row in table.blocks[1].rows for cell in row.cells for mark in cell.marks}
+    assert not any(note.startswith("With one seed") for note in table.notes)
 
 
 def test_a_run_that_missed_its_target_is_never_compared(store: FakeStore) -> None:
