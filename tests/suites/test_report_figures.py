@@ -493,6 +493,20 @@ def test_without_finished_runs_there_is_no_figure(store: FakeStore, drawing: Dra
     assert drawing.figure(results_of(store), {}) is None
 
 
+@pytest.mark.parametrize("drawing", DRAWINGS, ids=lambda drawing: drawing.name)
+def test_dollars_in_a_label_are_no_formula(tmp_path: Path, drawing: Drawing) -> None:
+    store = FakeStore(tmp_path / "runs")
+    for task, pair in product(("rte", "mrpc", "cola"), ("gpp+dfd", "gpp+none", "random+dfd", "random+none")):
+        folder = store.finish(store.add(task, pair, 0.8, label=rf"{pair} $\foo$ {pair}"))
+        with (folder / "history.jsonl").open("a") as history:
+            history.write('{"phase": "search", "step": 30, "event": "snapshot", "losses": {"task": 0.5}}\n')
+    figure = drawing.figure(results_of(store), {})
+    assert figure is not None
+    save_figure(figure, "figure", tmp_path)
+    ticks = [text.get_text() for axis in figure.axes for text in (*axis.get_xticklabels(), *axis.get_yticklabels())]
+    assert not any("mathdefault" in tick for tick in ticks)
+
+
 @given(st.text(alphabet="ab +,()", max_size=40), st.integers(1, 12))
 def test_wrapping_loses_nothing_but_blanks(text: str, width: int) -> None:
     lines = fill_lines(text, width)
