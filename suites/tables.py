@@ -147,16 +147,25 @@ def score_cell(cells: Cells, row: RowKey, column: ScoreColumn) -> Cell:
     if not runs:
         return Cell(marks=(NOT_PLANNED,))
     records, weak = cells.done(runs), cells.weak(row, column)
-    apart = [*_missed_marks(records), *[OTHER_DATA] * bool(cells.other_data(records))]
-    marks = [*[NO_EVIDENCE] * weak, *state_marks(runs), *apart, *_record_marks(records, column)]
+    other = [OTHER_DATA] * bool(cells.other_data(records))
+    missed = seed_marks(map(_missed_marks, records), len(runs))
+    about = seed_marks((_record_marks(record, column) for record in records), len(runs))
+    marks = (*[NO_EVIDENCE] * weak, *state_marks(runs), *missed, *other, *about)
     numbers = tuple(map(percent, cells.summaries(row, column).values()))
-    return Cell(numbers, tuple(dict.fromkeys(marks)), ranked=not (weak or apart))
+    return Cell(numbers, marks, ranked=not (weak or missed or other))
 
 
 def state_marks(runs: Sequence[PlannedRun]) -> list[str]:
     """Why runs of a cell are not finished, with their number if others are."""
     unfinished = Counter((run.state, run.note) for run in runs if run.state != "done")
     return [_part_of(count, len(runs)) + _state(*reason) for reason, count in unfinished.items()]
+
+
+def seed_marks(marks: Iterable[Iterable[str]], planned: int) -> list[str]:
+    """Marks of the finished runs of a cell, each with its number of seeds where others of them lack it."""
+    finished = [list(dict.fromkeys(found)) for found in marks]
+    counts = Counter(mark for found in finished for mark in found)
+    return [mark if count == len(finished) else f"{count} of {planned} seeds: {mark}" for mark, count in counts.items()]
 
 
 def _part_of(count: int, total: int) -> str:
@@ -168,19 +177,15 @@ def _state(state: str, note: str) -> str:
     return f"{words}: {note}" if note else words
 
 
-def _missed_marks(records: Iterable[Record]) -> list[str]:
-    return [
-        f"true sparsity {100 * record.size.sparsity:.1f} %, target {100 * record.sparsity_target:.1f} %"
-        for record in records
-        if record.missed_target
-    ]
+def _missed_marks(record: Record) -> Iterator[str]:
+    if record.missed_target:
+        yield f"true sparsity {100 * record.size.sparsity:.1f} %, target {100 * record.sparsity_target:.1f} %"
 
 
-def _record_marks(records: Iterable[Record], column: ScoreColumn) -> Iterator[str]:
-    for record in records:
-        yield from _data_marks(record, column)
-        if (split := column.split_of(record)) in record.constant_predictions:
-            yield f"constant predictions on {split}"
+def _record_marks(record: Record, column: ScoreColumn) -> Iterator[str]:
+    yield from _data_marks(record, column)
+    if (split := column.split_of(record)) in record.constant_predictions:
+        yield f"constant predictions on {split}"
 
 
 def run_marks(record: Record) -> Iterator[str]:

@@ -153,6 +153,19 @@ def test_marks_stand_at_the_run_and_at_its_mean(store: FakeStore, changes: Data,
     assert [row["cells"][0]["marks"] for row in data["means"][ALL_SEEDS] if row["sparsity"]] == [(mark,)]
 
 
+def test_a_mean_has_the_evidence_of_the_tables(store: FakeStore) -> None:
+    """One seed of three is none, their mean is some, in the tables as on the page."""
+    for seed, score in ((1, 0.5), (2, 0.8), (3, 0.8)):
+        changes = {"warnings": ["odd"]} if seed == 1 else {}
+        store.finish(store.add("rte", "gpp+dfd", 0.8, seed), {"validation": [score]}, **changes)
+    data = data_of(store)
+    assert [run["marks"] for run in data["runs"]] == [[NO_EVIDENCE, "odd"], [], []]
+    (mean,) = data["means"][ALL_SEEDS]
+    assert mean["cells"][0]["marks"] == ("1 of 3 seeds: odd",)
+    (first,) = data["means"]["1"]
+    assert first["cells"][0]["marks"] == (NO_EVIDENCE, "odd")
+
+
 def test_the_averages_have_the_marks_of_the_tables(store: FakeStore) -> None:
     for method, data in (("gpp+dfd", {"content": "other"}), ("gpp+none", {"max_train_rows": 50}), ("random+dfd", {})):
         store.finish(store.add("rte", method, 0.8), {"validation": [0.9]}, data=data)

@@ -203,6 +203,17 @@ def test_constant_predictions_are_marked(store: FakeStore) -> None:
     )
 
 
+def test_marks_of_some_seeds_say_how_many(store: FakeStore) -> None:
+    for seed in (1, 2, 3):
+        run, one = store.add("rte", "gpp+dfd", 0.8, seed), seed == 1
+        constant, size = ["validation"] * one, {"sparsity": 0.781 if one else 0.8}
+        store.finish(run, {"validation": [0.5 + 0.1 * seed]}, constant_predictions=constant, size=size)
+    assert cell(table_of(store), "0.8", "gpp+dfd", "RTE").marks == (
+        "1 of 3 seeds: true sparsity 78.1 %, target 80.0 %",
+        "1 of 3 seeds: constant predictions on validation",
+    )
+
+
 def test_seeds_show_mean_spread_and_count(store: FakeStore) -> None:
     values = [0.7, 0.75, 0.82]
     for seed, value in enumerate(values):
