@@ -142,6 +142,7 @@ def assert_tidy(figure: Figure) -> None:
             tight = axis.get_tightbbox()
             assert whole.x0 <= tight.x0
             assert tight.x1 <= whole.x1
+            assert whole.y0 <= tight.y0
             assert tight.y1 <= whole.y1
             assert not any(legend.get_window_extent().overlaps(tight) for legend in figure.legends)
             low, high = sorted(axis.get_xlim())
@@ -448,6 +449,13 @@ def test_structure_cells_show_counts_and_hatch_removed_sublayers(store: FakeStor
     assert [text.get_text() for text in axis.texts] == ["2", "5", "10"]
     assert sum(patch.get_hatch() is not None for patch in axis.patches) == 1
     assert "hidden: 100 of 200" in axis.get_title(loc="left")
+
+
+@pytest.mark.parametrize("methods", [1, 4, 5])
+def test_the_structure_figure_is_tidy_with_any_number_of_rows(store: FakeStore, methods: int) -> None:
+    for number in range(methods):
+        store.finish(store.add("rte", f"method {number}", 0.8))
+    assert_tidy(drawn(structure_grid(results_of(store))))
 
 
 def test_fusion_weights_come_from_the_notes(grid: Results) -> None:
