@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import isnan
 
+from gppdfd.errors import DataError
 from suites.cells import Cells, RowKey, ScoreColumn
 from suites.examples import METRICS, Difference, Predictions, bootstrap, read_predictions
 from suites.records import PlannedRun, Record, Results
@@ -77,12 +78,29 @@ class Comparisons:
         return bootstrap(pairs, metric) if pairs and metric in METRICS else None
 
     def _answers(self, row: RowKey, column: ScoreColumn) -> Iterator[tuple[Predictions, Predictions]]:
-        store = self.cells.results.store
         for own, other in self.pairs(row, column):
-            split = column.split_of(own)
-            pair = read_predictions(store / own.run_id, split), read_predictions(store / other.run_id, split)
+            pair = self._read(own, column.split_of(own)), self._read(other, column.split_of(own))
             if pair[0] and pair[1] and pair[0].same_examples(pair[1]):
                 yield pair[0], pair[1]
+
+    def _read(self, record: Record, split: str) -> Predictions | None:
+        """A run's predictions; None where it stored none, or damaged ones."""
+        if record.run_id in self.damaged:
+            return None
+        return read_predictions(self.cells.results.store / record.run_id, split)
+
+    @cached_property
+    def damaged(self) -> list[str]:
+        """Runs whose predictions cannot be read: one broken file must not cost the whole report."""
+        return [run.run_id for run in self._students if run.state == "done" and self._unreadable(run.run_id)]
+
+    def _unreadable(self, run_id: str) -> bool:
+        record = self.cells.results.records[run_id]
+        try:
+            read_predictions(self.cells.results.store / run_id, record.primary.split)
+        except DataError:
+            return True
+        return False
 
     @cached_property
     def on_one_pair(self) -> bool:

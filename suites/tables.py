@@ -328,7 +328,9 @@ def significance_notes(comparisons: Comparisons) -> list[str]:
         "of the primary metric; avg: Wilcoxon's signed-rank test over (task, seed) pairs, possible where "
         f"{LEAST_PAIRS} of them differ ({tested} of {len(comparisons.rivals)} rows).",
         *[_ONE_PAIR] * comparisons.on_one_pair,
+        *(f"In no test of a task: {run_id}, {_DAMAGED}." for run_id in comparisons.damaged),
     ]
 
 
+_DAMAGED = "whose predictions.parquet is damaged; delete the run and launch again"
 _ONE_PAIR = "With one seed a task's arrow says that these two runs differ; with other seeds their methods might not."

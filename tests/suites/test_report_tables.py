@@ -269,6 +269,21 @@ def test_arrows_say_what_differs_from_the_reference(store: FakeStore) -> None:
     assert "<sup>↑</sup>" in to_markdown(table)
 
 
+@pytest.mark.parametrize("content", [b"", b"PAR1 and no more"])
+def test_damaged_predictions_are_named_and_left_out(store: FakeStore, content: bytes) -> None:
+    labels = np.arange(400) % 2
+    for method, share in (("gpp+dfd", 0.8), ("gpp+none", 0.9), ("random+dfd", 0.6)):
+        run = store.add("rte", method, 0.8)
+        store.finish(run, {"validation": [share]})
+        store.predict(run, np.where(np.arange(400) < 400 * share, labels, 1 - labels), labels)
+    (store.root / "rte-gpp+none-0.8-seed1" / "predictions.parquet").write_bytes(content)
+    table = table_of(store)
+    marks = {row.label: row.cells[0].marks for row in table.blocks[1].rows}
+    assert marks == {"gpp+dfd": (), "gpp+none": (), "random+dfd": (WORSE,)}
+    (note,) = (note for note in table.notes if "rte-gpp+none-0.8-seed1" in note)
+    assert "predictions.parquet is damaged" in note
+
+
 def test_seeds_that_disagree_make_no_arrow(store: FakeStore) -> None:
     labels = np.arange(400) % 2
     for seed, share in ((1, 0.9), (2, 0.6)):
