@@ -451,6 +451,19 @@ def test_structure_cells_show_counts_and_hatch_removed_sublayers(store: FakeStor
     assert "hidden: 100 of 200" in axis.get_title(loc="left")
 
 
+def test_the_ablation_says_why_a_bar_is_missing(store: FakeStore) -> None:
+    others = ("gpp+none", "random+dfd", "random+none", "depth+dfd")
+    for method in ("gpp+dfd", *others):
+        store.finish(store.add("rte", method, 0.5))
+    store.finish(store.add("rte", "gpp+dfd", 0.8))
+    store.finish(store.add("rte", "cap-f", 0.8))
+    store.add("rte", "gpp+none", 0.8, reachable=False, reason="too few layers")
+    store.add("rte", "random+dfd", 0.8)
+    store.finish(store.add("rte", "random+none", 0.8), size={"sparsity": 0.7})
+    texts = [text.get_text().strip() for text in drawn(ablation_figure(results_of(store))).axes[1].texts]
+    assert sorted(texts) == ["no pair", "not finished", "not planned", "not reachable"]
+
+
 @pytest.mark.parametrize("methods", [1, 4, 5])
 def test_the_structure_figure_is_tidy_with_any_number_of_rows(store: FakeStore, methods: int) -> None:
     for number in range(methods):
