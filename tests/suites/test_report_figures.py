@@ -7,6 +7,7 @@ from math import isnan
 from operator import attrgetter
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -526,6 +527,20 @@ def test_dollars_in_a_label_are_no_formula(tmp_path: Path, drawing: Drawing) -> 
     save_figure(figure, "figure", tmp_path)
     ticks = [text.get_text() for axis in figure.axes for text in (*axis.get_xticklabels(), *axis.get_yticklabels())]
     assert not any("mathdefault" in tick for tick in ticks)
+
+
+def test_labels_fall_back_to_the_fonts_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gppdfd.drawing._installed", lambda: frozenset({"DejaVu Sans", "WenQuanYi Zen Hei"}))
+    with style():
+        assert matplotlib.rcParams["font.family"] == ["DejaVu Sans", "WenQuanYi Zen Hei"]
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_a_letter_that_no_font_has_is_no_failure(store: FakeStore, tmp_path: Path) -> None:
+    store.finish(store.add("rte", "gpp+dfd", 0.8, label="模型 λ→β"))
+    with style():
+        paths = save_figure(drawn(score_figure(results_of(store))), "figure", tmp_path)
+    assert all(path.stat().st_size for path in paths)
 
 
 @given(st.text(alphabet="ab +,()", max_size=40), st.integers(1, 12))
