@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 DASH = "–"
 NO_EVIDENCE = "at most 1 point above the majority class on one of its metrics: no evidence of learning"
-BETTER = f"runs better than the reference's, Holm-corrected p < {ALPHA:g}"
-WORSE = f"runs worse than the reference's, Holm-corrected p < {ALPHA:g}"
+BETTER = f"scores above those of the reference method's runs, Holm-corrected p < {ALPHA:g}"
+WORSE = f"scores below those of the reference method's runs, Holm-corrected p < {ALPHA:g}"
 UNNAMED = "the source does not name the metric"
 _FIXED_SIGNS = {NO_EVIDENCE: "†", BETTER: "↑", WORSE: "↓", UNNAMED: "?"}
 

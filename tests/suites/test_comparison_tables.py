@@ -15,7 +15,7 @@ from suites.comparison_tables import (
     without_unit_options,
 )
 from suites.figures.matrix import pair_scores
-from suites.formats import Row, Table
+from suites.formats import WORSE, Row, Table
 from suites.published import select, shipped
 from suites.records import Results, read_results
 from tests.suites.fake_store import FakeStore, full_store
@@ -239,4 +239,4 @@ def test_predictions_of_all_columns_are_tested(store: FakeStore) -> None:
             store.predict(run, np.where(np.arange(300) < wrong, 1 - labels, labels), labels)
     table = ablation_table(results_of(store), "caption")
     assert table is not None
-    assert all("worse than the reference" in cell.marks[0] for cell in table.blocks[0].rows[1].cells[:2])
+    assert all(cell.marks[0] == WORSE for cell in table.blocks[0].rows[1].cells[:2])
