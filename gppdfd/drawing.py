@@ -5,6 +5,7 @@ Plain Python with matplotlib loaded late, so that reports need no torch.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,27 @@ STYLE = Path(__file__).with_name("style.mplstyle")
 GONE, EDGE, QUIET = "#F1F1F1", "#C8C8C8", "#666666"
 
 
+# Fonts with Chinese, Japanese or Korean letters, for labels that have some; DejaVu has most others.
+_WIDE_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Hiragino Sans", "Microsoft YaHei")
+
+
 @contextmanager
 def style() -> Iterator[None]:
     """The style sheet of all figures, for drawing and for saving."""
     import matplotlib.style
 
-    with matplotlib.style.context(STYLE):
+    with matplotlib.style.context(STYLE), matplotlib.rc_context():
+        wide = [font for font in _WIDE_FONTS if font in _installed()]
+        matplotlib.rcParams["font.family"] = [*matplotlib.rcParams["font.family"], *wide]
         yield
+
+
+@cache
+def _installed() -> frozenset[str]:
+    """Names of the fonts of this machine."""
+    from matplotlib.font_manager import fontManager
+
+    return frozenset(font.name for font in fontManager.ttflist)
 
 
 def save_figure(figure: "Figure", name: str, folder: Path) -> list[Path]:

@@ -180,9 +180,8 @@ class Cells:
 
     def weak(self, row: RowKey, column: ScoreColumn) -> bool:
         """Whether the cell has a score that is no evidence of anything learnt."""
-        metric = self.primary(column.task)
-        summary = self.summaries(row, column).get(metric)
-        return summary is not None and no_evidence(summary.mean, self.majority(column, metric))
+        means = {metric: summary.mean for metric, summary in self.summaries(row, column).items()}
+        return no_evidence(means, {metric: self.majority(column, metric) for metric in means})
 
     def _split(self, column: ScoreColumn) -> str:
         records = self.by_task.get(column.task)

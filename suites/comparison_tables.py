@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from itertools import groupby
 from math import isnan
 
 from suites.cells import Cells, RowKey, ScoreColumn, metric_label
 from suites.comparisons import AVERAGE, Comparisons, comparisons_of
 from suites.formats import DASH, Block, Cell, Column, Number, Row, Table
+from suites.halves import Halves
 from suites.provenance import provenance
 from suites.published import PublishedRow
 from suites.published_rows import near, published_blocks
@@ -127,35 +127,6 @@ def _ablation_notes(comparisons: Comparisons) -> Iterator[str]:
 # --- one half of the methods exchanged ---
 
 
-@dataclass(frozen=True)
-class Halves:
-    """The students of a suite as pairs of a pruner and a distiller."""
-
-    comparisons: Comparisons
-
-    @property
-    def cells(self) -> Cells:
-        return self.comparisons.cells
-
-    @cached_property
-    def pairs(self) -> dict[str, tuple[str, str]]:
-        """(pruner, distiller) by label, where the plan knows them."""
-        students = [run for run in self.cells.results.planned if run.role == "student" and run.distiller]
-        return {run.label: (run.pruner, run.distiller) for run in students}
-
-    @property
-    def reference(self) -> tuple[str, str]:
-        return self.pairs.get(self.comparisons.reference, ("", ""))
-
-    def labels(self, pruner: str | None = None, distiller: str | None = None) -> dict[str, str]:
-        """Labels with this half, and their other half."""
-        found = {}
-        for label, (first, second) in self.pairs.items():
-            if pruner in (None, first) and distiller in (None, second):
-                found[label] = first if pruner is None else second
-        return found
-
-
 def distiller_table(results: Results, caption: str) -> Table | None:
     """All distillers on the reference's pruner; None if there is only one."""
     halves = Halves(comparisons_of(results))
@@ -200,20 +171,13 @@ def _score_notes() -> tuple[str, ...]:
 
 
 def matrix_table(results: Results, caption: str) -> Table | None:
-    """Average over the tasks of every pruner with every distiller; None unless two of each were combined.
-
-    Pruners and distillers that a suite combines with one partner alone are ablations of themselves and left out.
-    """
+    """Average over the tasks of every pruner with every distiller; None unless two of each were combined."""
     halves = Halves(comparisons_of(results))
-    pairs = _combined(halves.pairs)
-    pruners, distillers = (
-        (list(dict.fromkeys(half)) for half in zip(*pairs.values(), strict=True)) if pairs else ([], [])
-    )
-    if len(pruners) < 2 or len(distillers) < 2:
+    if not halves.crossed:
         return None
-    labels = {pair: label for label, pair in pairs.items()}
+    pruners, distillers = (list(dict.fromkeys(half)) for half in zip(*halves.crossed, strict=True))
     blocks = tuple(
-        Block(f"{sparsity:g}", _matrix_rows(halves.cells, sparsity, labels, pruners, distillers))
+        Block(f"{sparsity:g}", _matrix_rows(halves, sparsity, pruners, distillers))
         for sparsity in dict.fromkeys(row[1] for row in halves.cells.rows("student"))
     )
     notes = (
@@ -225,23 +189,11 @@ def matrix_table(results: Results, caption: str) -> Table | None:
     return Table("table_matrix", caption, ("sparsity", "pruner"), tuple(map(Column, distillers)), blocks, notes)
 
 
-def _combined(pairs: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
-    """Pairs of which both halves have several partners."""
-    partners = list(zip(*pairs.values(), strict=True))
-    return {
-        label: pair
-        for label, pair in pairs.items()
-        if all(column.count(half) > 1 for column, half in zip(partners, pair, strict=True))
-    }
-
-
-def _matrix_rows(
-    cells: Cells, sparsity: float, labels: dict[tuple[str, str], str], pruners: Iterable[str], distillers: Sequence[str]
-) -> tuple[Row, ...]:
+def _matrix_rows(halves: Halves, sparsity: float, pruners: Iterable[str], distillers: Sequence[str]) -> tuple[Row, ...]:
     grid = {
-        (pruner, distiller): _pair_cell(cells, (label, sparsity))
-        for (pruner, distiller), label in labels.items()
-        if cells.runs_of((label, sparsity))
+        pair: _pair_cell(halves.cells, (label, sparsity))
+        for pair, label in halves.crossed.items()
+        if halves.cells.runs_of((label, sparsity))
     }
     best = max((float(cell.numbers[0].text) for cell in grid.values() if cell.numbers and cell.ranked), default=None)
     return tuple(

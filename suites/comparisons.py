@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import isnan
 
+from gppdfd.errors import DataError
 from suites.cells import Cells, RowKey, ScoreColumn
 from suites.examples import METRICS, Difference, Predictions, bootstrap, read_predictions
 from suites.records import PlannedRun, Record, Results
@@ -19,7 +20,7 @@ AVERAGE = ""
 class Comparisons:
     """Tests of all students against the reference method at their own sparsity.
 
-    Per task: a paired bootstrap over the examples, mean over the seeds that both have. Over all tasks: Wilcoxon's
+    Per task: a paired bootstrap over the seeds that both have and the examples. Over all tasks: Wilcoxon's
     signed-rank test over (task, seed) pairs. `adjusted` holds Holm's correction over all of them.
     """
 
@@ -77,12 +78,35 @@ class Comparisons:
         return bootstrap(pairs, metric) if pairs and metric in METRICS else None
 
     def _answers(self, row: RowKey, column: ScoreColumn) -> Iterator[tuple[Predictions, Predictions]]:
-        store = self.cells.results.store
         for own, other in self.pairs(row, column):
-            split = column.split_of(own)
-            pair = read_predictions(store / own.run_id, split), read_predictions(store / other.run_id, split)
+            pair = self._read(own, column.split_of(own)), self._read(other, column.split_of(own))
             if pair[0] and pair[1] and pair[0].same_examples(pair[1]):
                 yield pair[0], pair[1]
+
+    def _read(self, record: Record, split: str) -> Predictions | None:
+        """A run's predictions; None where it stored none, or damaged ones."""
+        if record.run_id in self.damaged:
+            return None
+        return read_predictions(self.cells.results.store / record.run_id, split)
+
+    @cached_property
+    def damaged(self) -> list[str]:
+        """Runs whose predictions cannot be read: one broken file must not cost the whole report."""
+        return [run.run_id for run in self._students if run.state == "done" and self._unreadable(run.run_id)]
+
+    def _unreadable(self, run_id: str) -> bool:
+        record = self.cells.results.records[run_id]
+        try:
+            read_predictions(self.cells.results.store / run_id, record.primary.split)
+        except DataError:
+            return True
+        return False
+
+    @cached_property
+    def on_one_pair(self) -> bool:
+        """Whether some test of `on_examples` has one pair of runs, and so says nothing of other seeds."""
+        columns = {column.title: column for column in self.cells.columns}
+        return any(len(self.pairs(row, columns[title])) == 1 for row, title in self.on_examples)
 
     @cached_property
     def adjusted(self) -> dict[TestKey, float]:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DASH = "–"
-NO_EVIDENCE = "at most 1 point above the majority class (primary metric): no evidence of learning"
-BETTER = f"better than the reference method, Holm-corrected p < {ALPHA:g}"
-WORSE = f"worse than the reference method, Holm-corrected p < {ALPHA:g}"
+NO_EVIDENCE = "at most 1 point above the majority class on one of its metrics: no evidence of learning"
+BETTER = f"scores above those of the reference method's runs, Holm-corrected p < {ALPHA:g}"
+WORSE = f"scores below those of the reference method's runs, Holm-corrected p < {ALPHA:g}"
 UNNAMED = "the source does not name the metric"
 _FIXED_SIGNS = {NO_EVIDENCE: "†", BETTER: "↑", WORSE: "↓", UNNAMED: "?"}
 
@@ -228,8 +228,18 @@ def _head(column: Column, dialect: Dialect, signs: dict[str, str]) -> str:
     return dialect.escape(column.title) + dialect.marks(column.marks, signs)
 
 
+_GREEK_NAMES = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho varsigma sigma tau upsilon phi "
+    "chi psi omega"
+)
+_GREEK = dict(zip("αβγδεζηθικλμνξπρςστυφχψω", _GREEK_NAMES.split(), strict=True))
+# These have no command, and need none.
+_LIKE_LATIN = dict(zip("ΑΒΕΖΗΙΚΜΝΟΡΤΧο", "ABEZHIKMNOPTXo", strict=True))
 _LATEX_SPECIAL = str.maketrans(
     {
+        **{letter: f"$\\{name}$" for letter, name in _GREEK.items()},
+        **{letter: f"$\\{_GREEK[letter.lower()].capitalize()}$" for letter in "ΓΔΘΛΞΠΣΥΦΨΩ"},
+        **_LIKE_LATIN,
         **{character: f"\\{character}" for character in "&%$#_{}"},
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",
@@ -246,10 +256,16 @@ _LATEX_SPECIAL = str.maketrans(
         "†": r"$\dagger$",
         "↑": r"$\uparrow$",
         "↓": r"$\downarrow$",
-        "Δ": r"$\Delta$",
         "≥": r"$\geq$",
+        "≤": r"$\leq$",
+        "≈": r"$\approx$",
+        "→": r"$\rightarrow$",
+        "←": r"$\leftarrow$",
+        "↔": r"$\leftrightarrow$",
     }
 )
+# All but Latin letters and punctuation.
+_NOT_IN_PDFLATEX = re.compile(r"[^\u0000-\u024f\u2000-\u20ff]")
 _NEGATIVE = re.compile(r"-\d+(\.\d+)?")
 
 
@@ -275,7 +291,10 @@ MOST_ROWS = 40
 def to_latex(table: Table) -> str:
     """A booktabs table with its notes below: one that floats, or one that breaks across pages if it is long."""
     long = sum(len(block.rows) for block in table.blocks) > MOST_ROWS
-    return _to_long_latex(table) if long else _to_floating_latex(table)
+    text = _to_long_latex(table) if long else _to_floating_latex(table)
+    if foreign := "".join(dict.fromkeys(_NOT_IN_PDFLATEX.findall(text))):
+        return f"% pdflatex cannot write {foreign}: needs lualatex or xelatex, and a font that has them\n{text}"
+    return text
 
 
 def _to_floating_latex(table: Table) -> str:

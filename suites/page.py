@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from suites.cells import NAN, Cells, RowKey, ScoreColumn, metric_label
-from suites.formats import Cell, Row, Table
+from suites.formats import NO_EVIDENCE, Cell, Row, Table
 from suites.provenance import progress, provenance
 from suites.records import PlannedRun, Record, Results
 from suites.statistics import Summary
-from suites.tables import NOT_PLANNED, OTHER_DATA, average_cell, percent, run_marks, state_marks, with_best
+from suites.tables import NOT_PLANNED, OTHER_DATA, average_cell, percent, run_marks, seed_marks, state_marks, with_best
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -218,9 +218,11 @@ class PageData:
         summary = _summary(cells, row, column)
         records = cells.done(runs)
         other = [OTHER_DATA] * bool(cells.other_data(records))
-        marks = [*state_marks(runs), *other, *(mark for record in records for mark in self._marks(record))]
-        apart = other or cells.weak(row, column) or any(record.missed_target for record in records)
-        return Cell((percent(summary),) if summary else (), tuple(dict.fromkeys(marks)), ranked=not apart)
+        weak = cells.weak(row, column)  # of the mean, whatever its runs are marked with
+        about = ((mark for mark in self._marks(record) if mark != NO_EVIDENCE) for record in records)
+        marks = (*[NO_EVIDENCE] * weak, *state_marks(runs), *other, *seed_marks(about, len(runs)))
+        apart = other or weak or any(record.missed_target for record in records)
+        return Cell((percent(summary),) if summary else (), marks, ranked=not apart)
 
     def _mean_json(self, cells: Cells, key: RowKey, row: Row) -> Json:
         summaries = [*(_summary(cells, key, column) for column in self._cells.columns), cells.averages.get(key)]

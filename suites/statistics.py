@@ -106,9 +106,13 @@ def majority_scores(results: Results) -> dict[tuple[str, str, str], float]:
     return {(task, split, metric): mean for task, split, metric, mean in means.itertuples(index=False, name=None)}
 
 
-def no_evidence(score: float, majority: float) -> bool:
-    """Whether a score is at most one point above the majority class (both fractions)."""
-    return score <= majority + POINT + _ROUNDING
+def no_evidence(scores: Mapping[str, float], majority: Mapping[str, float]) -> bool:
+    """Whether a metric is at most one point above the majority class (fractions by metric).
+
+    One metric is enough. The primary one alone would not do: where the majority class is the negative one, its F1 is 0,
+    and a model that always says yes is far above it; accuracy tells both. A correlation of a constant answer is 0.
+    """
+    return any(score <= majority.get(metric, NAN) + POINT + _ROUNDING for metric, score in scores.items())
 
 
 # --- a method against the reference ---

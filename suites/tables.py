@@ -147,16 +147,25 @@ def score_cell(cells: Cells, row: RowKey, column: ScoreColumn) -> Cell:
     if not runs:
         return Cell(marks=(NOT_PLANNED,))
     records, weak = cells.done(runs), cells.weak(row, column)
-    apart = [*_missed_marks(records), *[OTHER_DATA] * bool(cells.other_data(records))]
-    marks = [*[NO_EVIDENCE] * weak, *state_marks(runs), *apart, *_record_marks(records, column)]
+    other = [OTHER_DATA] * bool(cells.other_data(records))
+    missed = seed_marks(map(_missed_marks, records), len(runs))
+    about = seed_marks((_record_marks(record, column) for record in records), len(runs))
+    marks = (*[NO_EVIDENCE] * weak, *state_marks(runs), *missed, *other, *about)
     numbers = tuple(map(percent, cells.summaries(row, column).values()))
-    return Cell(numbers, tuple(dict.fromkeys(marks)), ranked=not (weak or apart))
+    return Cell(numbers, marks, ranked=not (weak or missed or other))
 
 
 def state_marks(runs: Sequence[PlannedRun]) -> list[str]:
     """Why runs of a cell are not finished, with their number if others are."""
     unfinished = Counter((run.state, run.note) for run in runs if run.state != "done")
     return [_part_of(count, len(runs)) + _state(*reason) for reason, count in unfinished.items()]
+
+
+def seed_marks(marks: Iterable[Iterable[str]], planned: int) -> list[str]:
+    """Marks of the finished runs of a cell, each with its number of seeds where others of them lack it."""
+    finished = [list(dict.fromkeys(found)) for found in marks]
+    counts = Counter(mark for found in finished for mark in found)
+    return [mark if count == len(finished) else f"{count} of {planned} seeds: {mark}" for mark, count in counts.items()]
 
 
 def _part_of(count: int, total: int) -> str:
@@ -168,25 +177,21 @@ def _state(state: str, note: str) -> str:
     return f"{words}: {note}" if note else words
 
 
-def _missed_marks(records: Iterable[Record]) -> list[str]:
-    return [
-        f"true sparsity {100 * record.size.sparsity:.1f} %, target {100 * record.sparsity_target:.1f} %"
-        for record in records
-        if record.missed_target
-    ]
+def _missed_marks(record: Record) -> Iterator[str]:
+    if record.missed_target:
+        yield f"true sparsity {100 * record.size.sparsity:.1f} %, target {100 * record.sparsity_target:.1f} %"
 
 
-def _record_marks(records: Iterable[Record], column: ScoreColumn) -> Iterator[str]:
-    for record in records:
-        yield from _data_marks(record, column)
-        if (split := column.split_of(record)) in record.constant_predictions:
-            yield f"constant predictions on {split}"
+def _record_marks(record: Record, column: ScoreColumn) -> Iterator[str]:
+    yield from _data_marks(record, column)
+    if (split := column.split_of(record)) in record.constant_predictions:
+        yield f"constant predictions on {split}"
 
 
 def run_marks(record: Record) -> Iterator[str]:
     """What a reader must know before believing a run."""
     size, split = record.size, record.primary.split
-    if no_evidence(record.primary.value, record.majority.get(split, {}).get(record.primary.metric, NAN)):
+    if no_evidence(record.scores.get(split, {}), record.majority.get(split, {})):
         yield NO_EVIDENCE
     if record.missed_target:
         yield f"missed its target: sparsity {100 * size.sparsity:.1f} % of {100 * record.sparsity_target:.1f} %"
@@ -319,7 +324,13 @@ def significance_notes(comparisons: Comparisons) -> list[str]:
     tested = sum(not isnan(each.p) for each in comparisons.over_runs.values())
     return [
         f"Arrows: better or worse than {comparisons.reference} at the same sparsity and seeds, p < .05 after Holm's "
-        f"correction over the {comparisons.tests} tests of the table. Tasks: paired bootstrap over the examples of the "
-        "primary metric; avg: Wilcoxon's signed-rank test over (task, seed) pairs, possible where "
+        f"correction over the {comparisons.tests} tests of the table. Tasks: paired bootstrap over seeds and examples "
+        "of the primary metric; avg: Wilcoxon's signed-rank test over (task, seed) pairs, possible where "
         f"{LEAST_PAIRS} of them differ ({tested} of {len(comparisons.rivals)} rows).",
+        *[_ONE_PAIR] * comparisons.on_one_pair,
+        *(f"In no test of a task: {run_id}, {_DAMAGED}." for run_id in comparisons.damaged),
     ]
+
+
+_DAMAGED = "whose predictions.parquet is damaged; delete the run and launch again"
+_ONE_PAIR = "With one seed a task's arrow says that these two runs differ; with other seeds their methods might not."

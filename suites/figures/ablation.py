@@ -6,6 +6,7 @@ from math import isnan, nan, sqrt
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
+from suites.cells import RowKey
 from suites.comparisons import comparisons_of
 from suites.figures.look import Look, wrapped
 from suites.figures.places import NOTHING, Wanted
@@ -42,7 +43,7 @@ def ablation_figure(results: Results, wanted: Wanted = NOTHING) -> "Figure | Non
     figure = Figure(figsize=(2.2 + 2.3 * len(panels), 1.0 + 0.3 * len(labels)), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axis, sparsity in zip(axes, panels, strict=True):
-        _draw(axis, [found[sparsity].get(label) for label in labels])
+        _draw(axis, [found[sparsity].get(label) or _absence(results, (label, sparsity)) for label in labels])
         pairs = sorted({difference.n for difference in found[sparsity].values()})
         axis.set_title(f"sparsity {sparsity:g}, n = {', '.join(map(str, pairs))}")
         axis.set_xlabel("difference in points")
@@ -81,11 +82,21 @@ def _sorted_labels(found: Mapping[float, Mapping[str, Difference]]) -> list[str]
     return sorted(means, key=lambda label: -fmean(means[label]))
 
 
-def _draw(axis: "Axes", bars: Sequence[Difference | None]) -> None:
-    """Bars with their intervals; worse ones hatched."""
+def _absence(results: Results, row: RowKey) -> str:
+    """Why a row has no difference, in two words."""
+    states = {run.state for run in comparisons_of(results).cells.runs_of(row)}
+    if not states:
+        return "not planned"
+    if states == {"unreachable"}:
+        return "not reachable"
+    return "no pair" if "done" in states else "not finished"
+
+
+def _draw(axis: "Axes", bars: Sequence[Difference | str]) -> None:
+    """Bars with their intervals, worse ones hatched; or why there is none."""
     for place, bar in enumerate(bars):
-        if bar is None:
-            axis.text(0, place, " not run", va="center", fontsize=7, style="italic")
+        if isinstance(bar, str):
+            axis.text(0, place, f" {bar}", va="center", fontsize=7, style="italic")
             continue
         look: Look = {"color": BETTER} if bar.mean >= 0 else {"color": WORSE, "hatch": "////"}
         axis.barh(place, bar.mean, height=0.62, edgecolor="white", **look)

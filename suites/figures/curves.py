@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from suites.figures.look import DASHES, MARKERS, legend_below
+from suites.figures.look import DASHES, MARKERS, legend_below, plain_log_ticks
 from suites.figures.places import NOTHING, Wanted, place_of, shown_runs
 from suites.records import PlannedRun, Results, read_history
 
@@ -57,6 +57,7 @@ def _draw_losses(axis: "Axes", entries: Entries) -> None:
             look = {"color": _COLOURS[place], "marker": MARKERS[place], "linestyle": DASHES[place]}
             axis.plot(*zip(*points, strict=True), label=label, markevery=max(1, len(points) // 8), markersize=4, **look)
     axis.set_yscale("log")
+    plain_log_ticks(axis.yaxis)
 
 
 def _draw_sparsity(axis: "Axes", entries: Entries) -> None:

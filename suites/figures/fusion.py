@@ -68,7 +68,7 @@ def _draw(axis: "Axes", matrix: "np.ndarray", title: str) -> None:
     axis.set_xticks(ticks, [str(tick + 1) for tick in ticks])
     axis.set_yticks(ticks, [str(tick + 1) for tick in ticks])
     axis.grid(False)
-    axis.set_title(title, fontsize=8)
+    axis.set_title(title, fontsize=8, parse_math=True)
 
 
 def _entries(matrix: "np.ndarray") -> list[tuple[tuple[int, int], float]]:

@@ -8,6 +8,7 @@ from gppdfd.drawing import GONE, QUIET, bare
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
@@ -77,3 +78,12 @@ def quiet_note(axis: "Axes", text: str) -> None:
     """A few words in the middle of a panel that has nothing to show."""
     bare(axis)
     axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", color=QUIET, style="italic")
+
+
+def plain_log_ticks(axis: "Axis") -> None:
+    """Plain numbers on a logarithmic axis, in place of powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())

@@ -9,14 +9,13 @@ from gppdfd.drawing import EDGE, bare, box
 from suites.comparisons import comparisons_of
 from suites.figures.look import UNLIKE, ink, shades, wrapped
 from suites.figures.places import NOTHING, Wanted
+from suites.halves import Halves, Pair
 from suites.records import Results
 from suites.statistics import Summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Pair = tuple[str, str]
 
 
 def matrix_figure(results: Results, wanted: Wanted = NOTHING) -> "Figure | None":
@@ -42,30 +41,21 @@ def matrix_figure(results: Results, wanted: Wanted = NOTHING) -> "Figure | None"
 
 def unlike_pairs(results: Results, sparsity: float) -> set[Pair]:
     """Pairs whose runs at a sparsity missed their target or saw other data than most."""
-    labels = comparisons_of(results).unranked(sparsity)
-    return {(run.pruner, run.distiller) for run in results.planned if run.label in labels}
+    comparisons = comparisons_of(results)
+    labels = comparisons.unranked(sparsity)
+    return {pair for pair, label in Halves(comparisons).crossed.items() if label in labels}
 
 
 def pair_scores(results: Results) -> dict[float, dict[Pair, Summary]]:
-    """Average over tasks of each (pruner, distiller) by sparsity, of pairs finished on all tasks."""
-    cells = comparisons_of(results).cells
-    pairs = {run.label: (run.pruner, run.distiller) for run in results.planned if run.distiller}
-    found: dict[float, dict[Pair, Summary]] = {}
-    for (label, sparsity), summary in cells.averages.items():
-        if label in pairs and sparsity:
-            found.setdefault(sparsity, {})[pairs[label]] = summary
-    return {sparsity: _common(scores) for sparsity, scores in sorted(found.items())}
-
-
-def _common(scores: Mapping[Pair, Summary]) -> dict[Pair, Summary]:
-    """Pairs whose pruner meets several distillers and whose distiller meets several pruners."""
-    kept = dict(scores)
-    while True:
-        pruners, distillers = (Counter(pair[side] for pair in kept) for side in (0, 1))
-        crossed = {pair: kept[pair] for pair in kept if pruners[pair[0]] > 1 and distillers[pair[1]] > 1}
-        if len(crossed) == len(kept):
-            return crossed
-        kept = crossed
+    """Average over tasks of each (pruner, distiller) by sparsity, of those pairs of the table that have one."""
+    halves = Halves(comparisons_of(results))
+    averages = halves.cells.averages
+    return {
+        sparsity: {
+            pair: averages[label, sparsity] for pair, label in halves.crossed.items() if (label, sparsity) in averages
+        }
+        for sparsity in sorted({row[1] for row in halves.cells.rows("student")})
+    }
 
 
 def _crossed(scores: Mapping[Pair, Summary]) -> bool:

@@ -102,5 +102,6 @@ def _colour_bar(figure: "Figure", axes: Sequence["Axes"]) -> None:
     from matplotlib.colors import Normalize
 
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), shades()), ax=list(axes), fraction=0.03, pad=0.02)
-    bar.set_label("share kept; empty: whole; hatched: removed")
+    # As many characters as fit beside the bar.
+    bar.set_label(wrapped("share kept; empty: whole; hatched: removed", int(12 * figure.get_figheight())))
     bar.outline.set_visible(False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from suites.cells import Cells, RowKey
 from suites.comparisons import comparisons_of
-from suites.figures.look import HOLLOW, UNLIKE, Look, legend_below, look_handles, looks_of
+from suites.figures.look import HOLLOW, UNLIKE, Look, legend_below, look_handles, looks_of, plain_log_ticks
 from suites.figures.places import NOTHING, Wanted
 from suites.records import Record, Results
 
@@ -176,11 +176,7 @@ def _levels(axis: "Axes", cells: Cells, dense: float, front: bool) -> list:
 
 def _log_axis(axis: "Axes", values: Sequence[float]) -> None:
     """Logarithmic where times differ by more than three, with plain numbers as ticks."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
     if max(values) < 3 * min(values):
         return
     axis.set_xscale("log")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    plain_log_ticks(axis.xaxis)

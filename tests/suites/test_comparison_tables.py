@@ -14,7 +14,8 @@ from suites.comparison_tables import (
     unit_table,
     without_unit_options,
 )
-from suites.formats import Row, Table
+from suites.figures.matrix import pair_scores
+from suites.formats import WORSE, Row, Table
 from suites.published import select, shipped
 from suites.records import Results, read_results
 from tests.suites.fake_store import FakeStore, full_store
@@ -161,6 +162,37 @@ def test_the_matrix_tells_partial_and_other_data(store: FakeStore) -> None:
     assert "All runs: only part of the official rows: test." in table.notes
 
 
+@pytest.fixture
+def doubled(store: FakeStore) -> Results:
+    """Two pruners with two distillers, and rows of their own training that are better, before and after the others."""
+    rows = [("gpp+dfd", "flooding", 0.99), ("gpp+dfd", "gpp+dfd", 0.9), ("gpp+none", "gpp+none", 0.8)]
+    rows += [("random+dfd", "random", 0.7), ("random+none", "control", 0.6), ("random+dfd", "longer", 0.98)]
+    for place, (pair, label, score) in enumerate(rows):
+        run = store.add("rte", label, 0.8, pair=pair, reference=label == "gpp+dfd", order=place)
+        store.finish(run, {"validation": [score]})
+    return results_of(store)
+
+
+def test_one_row_stands_for_a_pair(doubled: Results) -> None:
+    table = matrix_table(doubled, "caption")
+    assert row(table, "gpp") == {"dfd": ["90.0"], "none": ["80.0"]}, "the reference"
+    assert row(table, "random") == {"dfd": ["70.0"], "none": ["60.0"]}, "the first of the suite"
+    figure = {pair: found.mean for pair, found in pair_scores(doubled)[0.8].items()}
+    assert figure[("gpp", "dfd")] == 0.9
+    assert figure[("random", "dfd")] == 0.7
+    for build, shown in ((distiller_table, ["dfd", "none"]), (pruner_table, ["gpp", "random"])):
+        found = build(doubled, "caption")
+        assert found is not None
+        assert labels(found.blocks[0].rows) == shown
+    assert unit_table(doubled, "caption") is None, "training is no kind of unit"
+
+
+def test_rows_of_one_pair_are_no_partners_of_it(store: FakeStore) -> None:
+    for pair, label in (("gpp+dfd", "gpp+dfd"), ("gpp+dfd", "flooding"), ("random+dfd", "r"), ("gpp+none", "n")):
+        store.finish(store.add("rte", label, 0.8, pair=pair))
+    assert matrix_table(results_of(store), "caption") is None
+
+
 def test_one_method_alone_makes_none_of_these_tables(store: FakeStore) -> None:
     store.finish(store.add("rte", "gpp+dfd", 0.8))
     results = results_of(store)
@@ -207,4 +239,4 @@ def test_predictions_of_all_columns_are_tested(store: FakeStore) -> None:
             store.predict(run, np.where(np.arange(300) < wrong, 1 - labels, labels), labels)
     table = ablation_table(results_of(store), "caption")
     assert table is not None
-    assert all("worse than the reference" in cell.marks[0] for cell in table.blocks[0].rows[1].cells[:2])
+    assert all(cell.marks[0] == WORSE for cell in table.blocks[0].rows[1].cells[:2])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+from benchmarks.null_rate import null_rate
 from gppdfd.errors import DataError, UsageError
 from suites.compare import compare_runs
 from suites.examples import DRAWS, METRICS, Predictions, bootstrap, draws, mcnemar_p, midranks, read_predictions
@@ -118,10 +119,25 @@ def test_constant_answers_have_no_correlation_and_do_not_fail() -> None:
     assert found.p < 1e-6
 
 
-def test_seeds_are_averaged_on_the_same_draws() -> None:
+def test_seeds_are_drawn_with_the_examples() -> None:
     labels = np.arange(100) % 2
     good, bad = predictions(labels, labels), predictions(labels, 1 - labels)
-    assert bootstrap([(good, bad), (bad, good)], "accuracy") == (0.0, 0.0, 0.0, 1.0)
+    assert bootstrap([(good, bad), (bad, good)], "accuracy") == (0.0, -1.0, 1.0, 1.0)
+    assert bootstrap([(good, bad)] * 3, "accuracy") == (1.0, 1.0, 1.0, 0.0)
+
+
+def test_seeds_that_disagree_are_a_t_test() -> None:
+    """Without any variance between examples, the test over seeds is Student's on their differences."""
+    labels = np.zeros(4000, dtype=int)
+    right = [predictions(labels, np.arange(4000) >= 4000 * share) for share in (0.9, 0.6, 0.7, 0.8, 0.75)]
+    found = bootstrap([(run, predictions(labels, labels + 1)) for run in right], "accuracy")
+    expected = stats.ttest_1samp([0.9, 0.6, 0.7, 0.8, 0.75], 0).pvalue
+    assert found.p == pytest.approx(expected, rel=0.5)
+
+
+@pytest.mark.parametrize(("seeds", "least", "most"), [(1, 0.25, 0.5), (2, 0, 0.12), (3, 0, 0.08)])
+def test_a_method_seldom_differs_from_itself_if_there_are_seeds(seeds: int, least: float, most: float) -> None:
+    assert least <= null_rate(seeds, spread=0.03, repeats=200) <= most
 
 
 # --- stored predictions ---

@@ -140,7 +140,7 @@ def test_unknown_numbers_are_empty(store: FakeStore) -> None:
         ({"missing": {"test": "no labels"}}, "no test scores: no labels"),
         ({"warnings": ["constant predictions on validation"]}, "constant predictions on validation"),
         ({"sources": "older"}, OTHER_SOURCES),
-        ({"primary": {"value": 0.605}}, NO_EVIDENCE),
+        ({"scores": {"validation": [0.505, 0.9]}}, NO_EVIDENCE),
         ({"kept": {"weight": [100]}}, SINGLE_WEIGHTS),
     ],
 )
@@ -151,6 +151,19 @@ def test_marks_stand_at_the_run_and_at_its_mean(store: FakeStore, changes: Data,
     data = data_of(store)
     assert run_of(data, run_id)["marks"] == [mark]
     assert [row["cells"][0]["marks"] for row in data["means"][ALL_SEEDS] if row["sparsity"]] == [(mark,)]
+
+
+def test_a_mean_has_the_evidence_of_the_tables(store: FakeStore) -> None:
+    """One seed of three is none, their mean is some, in the tables as on the page."""
+    for seed, score in ((1, 0.5), (2, 0.8), (3, 0.8)):
+        changes = {"warnings": ["odd"]} if seed == 1 else {}
+        store.finish(store.add("rte", "gpp+dfd", 0.8, seed), {"validation": [score]}, **changes)
+    data = data_of(store)
+    assert [run["marks"] for run in data["runs"]] == [[NO_EVIDENCE, "odd"], [], []]
+    (mean,) = data["means"][ALL_SEEDS]
+    assert mean["cells"][0]["marks"] == ("1 of 3 seeds: odd",)
+    (first,) = data["means"]["1"]
+    assert first["cells"][0]["marks"] == (NO_EVIDENCE, "odd")
 
 
 def test_the_averages_have_the_marks_of_the_tables(store: FakeStore) -> None:

@@ -7,6 +7,7 @@ from math import isnan
 from operator import attrgetter
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,7 +19,7 @@ from scipy import stats
 
 from gppdfd.drawing import save_figure, style
 from gppdfd.errors import UsageError
-from suites.comparison_tables import ablation_table
+from suites.comparison_tables import ablation_table, matrix_table
 from suites.figures import DRAWINGS, MOST_METHODS, Drawing
 from suites.figures.ablation import ablation_figure, differences
 from suites.figures.binarisation import binarisation_figure, passages
@@ -142,6 +143,7 @@ def assert_tidy(figure: Figure) -> None:
             tight = axis.get_tightbbox()
             assert whole.x0 <= tight.x0
             assert tight.x1 <= whole.x1
+            assert whole.y0 <= tight.y0
             assert tight.y1 <= whole.y1
             assert not any(legend.get_window_extent().overlaps(tight) for legend in figure.legends)
             low, high = sorted(axis.get_xlim())
@@ -345,6 +347,19 @@ def test_the_matrix_holds_pairs_that_cross(grid: Results) -> None:
     assert matrix_figure(grid) is None
 
 
+def test_the_matrix_holds_the_pairs_of_its_table(store: FakeStore) -> None:
+    """Partners count over the whole plan: `gpp+fcd` has its second pruner at another sparsity."""
+    pairs = [("gpp+dfd", 0.8), ("gpp+none", 0.8), ("gpp+fcd", 0.8), ("random+dfd", 0.8), ("random+none", 0.8)]
+    for method, sparsity in [*pairs, ("random+fcd", 0.5)]:
+        store.finish(store.add("rte", method, sparsity))
+    results = results_of(store)
+    table = matrix_table(results, "caption")
+    assert table is not None
+    shown = {block.title: sum(bool(cell.numbers) for row in block.rows for cell in row.cells) for block in table.blocks}
+    assert {f"{sparsity:g}": len(scores) for sparsity, scores in pair_scores(results).items()} == shown
+    assert ("gpp", "fcd") in pair_scores(results)[0.8]
+
+
 def test_the_matrix_shows_means_best_first(store: FakeStore) -> None:
     values = {"gpp+dfd": 0.9, "gpp+none": 0.8, "random+dfd": 0.7, "random+none": 0.6, "magnitude+dfd": 0.99}
     for method, value in values.items():
@@ -437,6 +452,26 @@ def test_structure_cells_show_counts_and_hatch_removed_sublayers(store: FakeStor
     assert "hidden: 100 of 200" in axis.get_title(loc="left")
 
 
+def test_the_ablation_says_why_a_bar_is_missing(store: FakeStore) -> None:
+    others = ("gpp+none", "random+dfd", "random+none", "depth+dfd")
+    for method in ("gpp+dfd", *others):
+        store.finish(store.add("rte", method, 0.5))
+    store.finish(store.add("rte", "gpp+dfd", 0.8))
+    store.finish(store.add("rte", "cap-f", 0.8))
+    store.add("rte", "gpp+none", 0.8, reachable=False, reason="too few layers")
+    store.add("rte", "random+dfd", 0.8)
+    store.finish(store.add("rte", "random+none", 0.8), size={"sparsity": 0.7})
+    texts = [text.get_text().strip() for text in drawn(ablation_figure(results_of(store))).axes[1].texts]
+    assert sorted(texts) == ["no pair", "not finished", "not planned", "not reachable"]
+
+
+@pytest.mark.parametrize("methods", [1, 4, 5])
+def test_the_structure_figure_is_tidy_with_any_number_of_rows(store: FakeStore, methods: int) -> None:
+    for number in range(methods):
+        store.finish(store.add("rte", f"method {number}", 0.8))
+    assert_tidy(drawn(structure_grid(results_of(store))))
+
+
 def test_fusion_weights_come_from_the_notes(grid: Results) -> None:
     (matrix,) = noted_matrices(fake_notes()).values()
     assert matrix.tolist() == [[0.25, 0.75], [0.0, 1.0]]
@@ -478,6 +513,34 @@ def test_every_figure_of_a_grid_is_tidy(grid: Results, drawing: Drawing) -> None
 def test_without_finished_runs_there_is_no_figure(store: FakeStore, drawing: Drawing) -> None:
     store.add("rte", "gpp+dfd", 0.8)
     assert drawing.figure(results_of(store), {}) is None
+
+
+@pytest.mark.parametrize("drawing", DRAWINGS, ids=lambda drawing: drawing.name)
+def test_dollars_in_a_label_are_no_formula(tmp_path: Path, drawing: Drawing) -> None:
+    store = FakeStore(tmp_path / "runs")
+    for task, pair in product(("rte", "mrpc", "cola"), ("gpp+dfd", "gpp+none", "random+dfd", "random+none")):
+        folder = store.finish(store.add(task, pair, 0.8, label=rf"{pair} $\foo$ {pair}"))
+        with (folder / "history.jsonl").open("a") as history:
+            history.write('{"phase": "search", "step": 30, "event": "snapshot", "losses": {"task": 0.5}}\n')
+    figure = drawing.figure(results_of(store), {})
+    assert figure is not None
+    save_figure(figure, "figure", tmp_path)
+    ticks = [text.get_text() for axis in figure.axes for text in (*axis.get_xticklabels(), *axis.get_yticklabels())]
+    assert not any("mathdefault" in tick for tick in ticks)
+
+
+def test_labels_fall_back_to_the_fonts_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gppdfd.drawing._installed", lambda: frozenset({"DejaVu Sans", "WenQuanYi Zen Hei"}))
+    with style():
+        assert matplotlib.rcParams["font.family"] == ["DejaVu Sans", "WenQuanYi Zen Hei"]
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_a_letter_that_no_font_has_is_no_failure(store: FakeStore, tmp_path: Path) -> None:
+    store.finish(store.add("rte", "gpp+dfd", 0.8, label="模型 λ→β"))
+    with style():
+        paths = save_figure(drawn(score_figure(results_of(store))), "figure", tmp_path)
+    assert all(path.stat().st_size for path in paths)
 
 
 @given(st.text(alphabet="ab +,()", max_size=40), st.integers(1, 12))

@@ -132,6 +132,7 @@ def test_footnote_letters_never_repeat(place: int) -> None:
 
 
 HOSTILE = r"gpp(a=1)+x_y & 50% #1 {b} $m$ ~ ^ \cmd <i>|[l](u)* `c`"
+GREEK = "Größe αβγδεζηθικλμνξοπρςστυφχψω ΑΒΓΔΕΖΗΘΙΚΛΜΝΞΟΠΡΣΤΥΦΧΨΩ ≤≈→←↔"
 
 
 def test_latex_escapes_every_special_character() -> None:
@@ -141,6 +142,15 @@ def test_latex_escapes_every_special_character() -> None:
     )
     assert not re.search(r"(?<!\\)[&%#_]", escaped)
     assert LATEX.escape("-1.5") == "$-$1.5"
+
+
+def test_greek_letters_and_arrows_are_commands() -> None:
+    assert LATEX.escape("λ→β, Δ≤Ω") == r"$\lambda$$\rightarrow$$\beta$, $\Delta$$\leq$$\Omega$"
+
+
+def test_what_pdflatex_cannot_write_is_said(rich: Results) -> None:
+    assert "cannot write" not in to_latex(main_table(rich, GREEK))
+    assert to_latex(main_table(rich, "模型")).startswith("% pdflatex cannot write 模型: needs lualatex")
 
 
 def test_markdown_escapes_keep_the_row_whole(rich: Results) -> None:
@@ -201,7 +211,7 @@ def latex_works() -> bool:
 
 @pytest.mark.skipif(not latex_works(), reason="no LaTeX with booktabs, graphicx and longtable")
 def test_a_real_latex_compiles_the_tables(rich: Results, tables: dict[str, Table], tmp_path: Path) -> None:
-    hostile = replace(main_table(rich, HOSTILE), name="table_hostile")
+    hostile = replace(main_table(rich, f"{HOSTILE} {GREEK}"), name="table_hostile")
     for table in (*tables.values(), hostile, long_table()):
         write_table(table, tmp_path)
     inputs = "\n".join(f"\\input{{{path.name}}}" for path in sorted(tmp_path.glob("*.tex")))

@@ -117,12 +117,18 @@ def test_each_of_two_metrics_has_its_own_best() -> None:
     ]
 
 
-def test_no_evidence_is_marked_by_the_primary_metric_and_never_best(store: FakeStore) -> None:
-    for method, pair in (("gpp+dfd", (0.99, 0.61)), ("gpp+none", (0.4, 0.612)), ("random+dfd", (0.3, 0.3))):
+def test_no_evidence_is_marked_by_any_metric_and_never_best(store: FakeStore) -> None:
+    scores = {"gpp+dfd": (0.99, 0.61), "gpp+none": (0.512, 0.612), "random+dfd": (0.51, 0.9), "random+none": (0.3, 0.3)}
+    for method, pair in scores.items():
         store.finish(store.add("mrpc", method, 0.8), {"validation": pair})
     table = table_of(store)
     marks = {row.label: row.cells[0].marks for row in table.blocks[1].rows}
-    assert marks == {"gpp+dfd": (NO_EVIDENCE,), "gpp+none": (), "random+dfd": (NO_EVIDENCE,)}
+    assert marks == {
+        "gpp+dfd": (NO_EVIDENCE,),
+        "gpp+none": (),
+        "random+dfd": (NO_EVIDENCE,),
+        "random+none": (NO_EVIDENCE,),
+    }
     assert not any(number.best for row in table.blocks[1].rows for number in row.cells[0].numbers)
 
 
@@ -197,6 +203,17 @@ def test_constant_predictions_are_marked(store: FakeStore) -> None:
     )
 
 
+def test_marks_of_some_seeds_say_how_many(store: FakeStore) -> None:
+    for seed in (1, 2, 3):
+        run, one = store.add("rte", "gpp+dfd", 0.8, seed), seed == 1
+        constant, size = ["validation"] * one, {"sparsity": 0.781 if one else 0.8}
+        store.finish(run, {"validation": [0.5 + 0.1 * seed]}, constant_predictions=constant, size=size)
+    assert cell(table_of(store), "0.8", "gpp+dfd", "RTE").marks == (
+        "1 of 3 seeds: true sparsity 78.1 %, target 80.0 %",
+        "1 of 3 seeds: constant predictions on validation",
+    )
+
+
 def test_seeds_show_mean_spread_and_count(store: FakeStore) -> None:
     values = [0.7, 0.75, 0.82]
     for seed, value in enumerate(values):
@@ -248,7 +265,35 @@ def test_arrows_say_what_differs_from_the_reference(store: FakeStore) -> None:
     marks = {row.label: row.cells[0].marks for row in table.blocks[1].rows}
     assert marks == {"gpp+dfd": (), "gpp+none": (BETTER,), "random+dfd": (WORSE,), "random+none": ()}
     assert any("3 tests of the table" in note for note in table.notes)
+    assert any(note.startswith("With one seed") for note in table.notes)
     assert "<sup>↑</sup>" in to_markdown(table)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and no more"])
+def test_damaged_predictions_are_named_and_left_out(store: FakeStore, content: bytes) -> None:
+    labels = np.arange(400) % 2
+    for method, share in (("gpp+dfd", 0.8), ("gpp+none", 0.9), ("random+dfd", 0.6)):
+        run = store.add("rte", method, 0.8)
+        store.finish(run, {"validation": [share]})
+        store.predict(run, np.where(np.arange(400) < 400 * share, labels, 1 - labels), labels)
+    (store.root / "rte-gpp+none-0.8-seed1" / "predictions.parquet").write_bytes(content)
+    table = table_of(store)
+    marks = {row.label: row.cells[0].marks for row in table.blocks[1].rows}
+    assert marks == {"gpp+dfd": (), "gpp+none": (), "random+dfd": (WORSE,)}
+    (note,) = (note for note in table.notes if "rte-gpp+none-0.8-seed1" in note)
+    assert "predictions.parquet is damaged" in note
+
+
+def test_seeds_that_disagree_make_no_arrow(store: FakeStore) -> None:
+    labels = np.arange(400) % 2
+    for seed, share in ((1, 0.9), (2, 0.6)):
+        for method, right in (("gpp+dfd", 0.5), ("gpp+none", share)):
+            run = store.add("rte", method, 0.8, seed)
+            store.finish(run, {"validation": [right]})
+            store.predict(run, np.where(np.arange(400) < 400 * right, labels, 1 - labels), labels)
+    table = table_of(store)
+    assert not {BETTER, WORSE} & {mark for row in table.blocks[1].rows for cell in row.cells for mark in cell.marks}
+    assert not any(note.startswith("With one seed") for note in table.notes)
 
 
 def test_a_run_that_missed_its_target_is_never_compared(store: FakeStore) -> None:

@@ -71,9 +71,16 @@ def test_averages_are_over_tasks_first_and_seeds_then(store: FakeStore) -> None:
 
 @given(st.floats(-1, 1), st.floats(-1, 1))
 def test_no_evidence_is_at_most_a_point_above_the_majority(score: float, majority: float) -> None:
-    assert no_evidence(majority + 0.01, majority)
-    assert not no_evidence(majority + 0.0101, majority)
-    assert no_evidence(min(score, majority), majority)
+    assert no_evidence({"m": majority + 0.01}, {"m": majority})
+    assert not no_evidence({"m": majority + 0.0101}, {"m": majority})
+    assert no_evidence({"m": min(score, majority)}, {"m": majority})
+    assert not no_evidence({"m": score}, {}), "unknown"
+
+
+def test_one_metric_is_enough_for_no_evidence() -> None:
+    majority = {"accuracy": 0.63, "f1": 0.0}  # of QQP, where most pairs are no duplicates
+    assert no_evidence({"accuracy": 0.37, "f1": 0.54}, majority), "always yes"
+    assert not no_evidence({"accuracy": 0.7, "f1": 0.54}, majority)
 
 
 @given(st.lists(st.floats(-1, 1), max_size=9))
