@@ -54,6 +54,8 @@ class PrunedModel:
     ) -> Any:
         """As in transformers, but an encoder whose weights are missing or of another shape is never filled at random.
 
+        The pooler counts as a part of the head: it is new where the folder has none.
+
         Raises:
             DataError: a weight of the encoder is missing, or weights do not fit the structure in config.json.
         """
@@ -192,9 +194,11 @@ def _class_of(config: PretrainedConfig, folder: Path) -> type[PreTrainedModel]:
 
 def _check_encoder(name: Any, model: PreTrainedModel, info: dict[str, Any], new_head: bool) -> None:
     """Refuse weights that are missing in the encoder, or of another shape there (with `new_head`) or anywhere."""
+    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
+    pooler = adapter_for(model).pooler
 
     def inside(key: str) -> bool:
-        return model.base_model is model or key.startswith(f"{model.base_model_prefix}.")
+        return key.startswith(prefix) and not (pooler and key.startswith(f"{prefix}{pooler}."))
 
     missing = sorted(filter(inside, info["missing_keys"]))
     if missing:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -145,13 +146,33 @@ def test_a_new_head_of_another_width_is_allowed_on_request(tmp_path: Path) -> No
     assert all(torch.equal(ours[name], weights) for name, weights in theirs.items())
 
 
-def test_another_head_on_the_same_encoder(tmp_path: Path) -> None:
-    """As with dense models, a missing head is drawn at random and the encoder is that of the folder."""
-    small = tiny_pruned(task="MaskedLM", kinds=("head", "vo", "ffn"))
+@pytest.mark.parametrize(
+    ("model_type", "saved", "loaded"),
+    [
+        pytest.param(model_type, saved, loaded, marks=marks, id=f"{model_type}-{saved or 'Model'}-{loaded or 'Model'}")
+        for (model_type, saved), (other, loaded) in permutations(TASKS, 2)
+        if model_type == other
+        for marks in [[] if not loaded or any(task.endswith("LM") for task in (saved, loaded)) else pytest.mark.full]
+    ],
+)
+def test_another_head_on_the_same_encoder(model_type: str, saved: str, loaded: str, tmp_path: Path) -> None:
+    """As with dense models, a missing head (pooler included) is drawn at random; the encoder is that of the folder."""
+    small = tiny_pruned(model_type, saved, kinds=("head", "vo", "ffn"), labels=2)
     save(small, tmp_path / "model")
-    loaded = AutoModelForTokenClassification.from_pretrained(tmp_path / "model")
-    assert isinstance(loaded, PrunedModel)
-    assert torch.equal(loaded.get_parameter(WEIGHT), small.get_parameter(WEIGHT))
+    other = auto_class(loaded).from_pretrained(tmp_path / "model")
+    assert isinstance(other, PrunedModel)
+    ours, theirs = (model.base_model.state_dict() for model in (other, small))
+    encoder = [name for name in ours if not name.startswith("pooler.")]
+    assert all(torch.equal(ours[name], theirs[name]) for name in encoder)
+
+
+def test_features_of_a_classifier_without_a_pooler(tmp_path: Path) -> None:
+    small = tiny_pruned("roberta")
+    save(small, tmp_path / "model", AutoTokenizer.from_pretrained(micro.MODEL))
+    run = pipeline("feature-extraction", model=str(tmp_path / "model"))
+    with torch.no_grad():
+        expected = small.base_model(**tiny_inputs()).last_hidden_state
+        torch.testing.assert_close(run.model(**tiny_inputs()).last_hidden_state, expected)
 
 
 # --- use ---
