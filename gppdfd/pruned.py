@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from gppdfd.errors import DataError, UsageError
-from gppdfd.factorise import factorise
+from gppdfd.factorise import factorise, untie
 from gppdfd.files import write_model, write_text
 from gppdfd.quiet import quiet
 from gppdfd.shrink import shrink
@@ -42,6 +42,8 @@ class PrunedModel:
             if rank := described_rank(getattr(config, FIELD)):
                 factorise(model, rank)
             shrink(model, keep)
+            if _ties_of_other_shape(model):
+                untie(model)
 
     @classmethod
     def from_pretrained(
@@ -190,6 +192,16 @@ def _class_of(config: PretrainedConfig, folder: Path) -> type[PreTrainedModel]:
     if pruned and dense not in dense_classes(config.model_type.removeprefix(PREFIX)):
         raise DataError(f"{folder}: architecture {name!r} in config.json is not one of model_type {config.model_type}")
     return pruned_class(dense) if pruned else dense
+
+
+def _ties_of_other_shape(model: PreTrainedModel) -> bool:
+    """Whether an output embedding is to be tied to an input embedding that lost dims which it still has.
+
+    Shapes tell: while transformers loads a model, nothing is tied yet.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    ties = model.all_tied_weights_keys.items()
+    return any(parameters[target].shape != parameters[source].shape for target, source in ties)
 
 
 def _check_encoder(name: Any, model: PreTrainedModel, info: dict[str, Any], new_head: bool) -> None:

@@ -165,6 +165,19 @@ def test_another_head_on_the_same_encoder(model_type: str, saved: str, loaded: s
     encoder = [name for name in ours if not name.startswith("pooler.")]
     assert all(torch.equal(ours[name], theirs[name]) for name in encoder)
 
+@pytest.mark.parametrize("saved", ["", "SequenceClassification"])
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_a_new_language_model_head_on_fewer_hidden_dims(model_type: str, saved: str, tmp_path: Path) -> None:
+    save(tiny_pruned(model_type, saved, kinds=("hidden",)), tmp_path / "model")
+    task = adapter_for(CONFIG_MAPPING[model_type]()).tasks[-1]
+    model = auto_class(task).from_pretrained(tmp_path / "model").eval()
+    expected = main_output(model)
+    assert expected.shape == (3, 11, 60)
+    save(model, tmp_path / "other")
+    loaded = load_pruned(tmp_path / "other")
+    torch.testing.assert_close(main_output(loaded), expected)
+    assert loaded.config.tie_word_embeddings == (model_type in ("gpt2", "electra"))
+
 
 def test_features_of_a_classifier_without_a_pooler(tmp_path: Path) -> None:
     small = tiny_pruned("roberta")
