@@ -46,6 +46,11 @@ class Models:
         return adapter_for(self.config).structure(self.config)
 
     @property
+    def teacher_structure(self) -> Structure | None:
+        """That of the given teacher, as it was before any pruning."""
+        return None if self.teacher_config is None else adapter_for(self.teacher_config).structure(self.teacher_config)
+
+    @property
     def home(self) -> torch.device:
         """Device of the given model."""
         return self.model.device if isinstance(self.model, PreTrainedModel) else torch.device("cpu")

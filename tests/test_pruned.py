@@ -165,6 +165,7 @@ def test_another_head_on_the_same_encoder(model_type: str, saved: str, loaded: s
     encoder = [name for name in ours if not name.startswith("pooler.")]
     assert all(torch.equal(ours[name], theirs[name]) for name in encoder)
 
+
 @pytest.mark.parametrize("saved", ["", "SequenceClassification"])
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_a_new_language_model_head_on_fewer_hidden_dims(model_type: str, saved: str, tmp_path: Path) -> None:
