@@ -141,6 +141,33 @@ def test_projections_can_be_replaced(model_type: str) -> None:
     assert not torch.allclose(main_output(replaced), expected, atol=1e-3)
 
 
+class Adapted(nn.Module):
+    """Stands around a linear map as LoRA does, with maps of the sizes that it reports; it has learnt nothing yet."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base
+        self.down, self.up = nn.Linear(base.in_features, 2), nn.Linear(2, base.out_features)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.base(states) + self.up(self.down(states))
+
+
+@pytest.mark.parametrize("kinds", [("head", "ffn"), ("qk", "vo", "ffn")])
+@pytest.mark.parametrize("model_type", [model_type for model_type in MODEL_TYPES if model_type != "gpt2"])
+def test_all_linear_maps_but_padded_ones_can_be_adapted(model_type: str, kinds: tuple[str, ...]) -> None:
+    model = tiny_model(model_type)
+    small = extract(model, random_keep(model, 0.6, kinds=kinds))
+    expected = main_output(small)
+    maps = {path: type(module).__name__ for path, module in small.named_modules() if isinstance(module, nn.Linear)}
+    for path in (path for path, name in maps.items() if not name.startswith("Padded")):
+        small.set_submodule(path, Adapted(small.get_submodule(path)))
+    assert {*maps.values()} == {"Linear", "PaddedLinear"}
+    torch.testing.assert_close(main_output(small), expected)
+
+
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_hooks_on_projections_are_called(model_type: str) -> None:
     """Also those that prune a map: its weight is then computed right before its forward pass."""

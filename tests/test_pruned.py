@@ -305,6 +305,15 @@ def test_hidden_states_and_attentions_can_be_asked_for(model_type: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize("what", [{"mha_layer": 0}, {"head": 0}])
+def test_attentions_leave_out_layers_that_do_not_attend(model_type: str, what: dict[str, int]) -> None:
+    model = tiny_model(model_type, attention="eager").eval()
+    with torch.no_grad():
+        output = extract(model, _without(model, what))(**tiny_inputs(), output_attentions=True)
+    assert len(output.attentions) == 2
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_other_number_types(model_type: str, dtype: torch.dtype) -> None:
