@@ -107,7 +107,7 @@ def load_measured(folder: Path) -> PreTrainedModel:
 def load_against(name: str, like: PreTrainedModel) -> PreTrainedModel:
     """The model `name` with the kind and the width of head that `like` has, so that only the encoders differ.
 
-    A head that `name` does not have gets random weights: they take the same time.
+    A head that `name` does not have, or has in another width, gets random weights: they take the same time.
 
     Raises:
         UsageError: no supported architecture.
@@ -122,8 +122,8 @@ def load_against(name: str, like: PreTrainedModel) -> PreTrainedModel:
 def _dense(name: str, config: Any, auto: Any) -> PreTrainedModel:
     adapter_for(config)
     # Only safetensors: other weights are unpickled, which can run anything.
-    model = _read(name, auto.from_pretrained, config=config, dtype=torch.float32, use_safetensors=True)
-    return _ready(model)
+    settings = {"dtype": torch.float32, "use_safetensors": True, "ignore_mismatched_sizes": True}
+    return _ready(_read(name, auto.from_pretrained, config=config, **settings))
 
 
 def _auto_class(config: Any) -> Any:
