@@ -72,6 +72,14 @@ def test_a_head_of_another_width_is_made_anew(folders: Path, tmp_path: Path) -> 
     assert all(torch.equal(weights, encoder[name]) for name, weights in against.base_model.state_dict().items())
 
 
+@pytest.mark.parametrize("other", ["dense", "small"])
+def test_the_other_model_gets_the_same_number_type(folders: Path, tmp_path: Path, other: str) -> None:
+    model = tiny_model().to(torch.bfloat16)
+    save(extract(model, random_keep(model)), tmp_path / "half")
+    half = load_measured(tmp_path / "half")
+    assert half.dtype == load_against(str(folders / other), half).dtype == torch.bfloat16
+
+
 def test_language_models_keep_their_head(tmp_path: Path) -> None:
     save(AutoModelForMaskedLM.from_config(tiny_model().config), tmp_path / "lm")
     assert type(load_measured(tmp_path / "lm")).__name__ == "BertForMaskedLM"
