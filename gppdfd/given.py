@@ -103,11 +103,11 @@ class Models:
         return type(model)(deepcopy(model.config))
 
     def given_teacher(self, spec: TaskSpec, seed: int) -> PreTrainedModel | None:
-        """A copy of the given teacher."""
+        """A copy of the given teacher, in float32."""
         if self.teacher is None or isinstance(self.teacher, PreTrainedModel):
             return None if self.teacher is None else copied(self.teacher)
         folder = Path(self.teacher)
-        return load_pruned(folder) if folder.is_dir() else load_encoder(str(self.teacher), spec, seed)
+        return load_pruned(folder).float() if folder.is_dir() else load_encoder(str(self.teacher), spec, seed)
 
 
 def checked_config(model: Model, who: str) -> PretrainedConfig:

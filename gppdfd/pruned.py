@@ -19,7 +19,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from gppdfd.errors import DataError, UsageError
 from gppdfd.factorise import factorise, untie
-from gppdfd.files import write_model, write_text
+from gppdfd.files import missing_model_files, write_model, write_text
 from gppdfd.quiet import quiet
 from gppdfd.shrink import shrink
 from gppdfd.structure import ADAPTERS, PREFIX, Keep, adapter_for, structure_of
@@ -157,15 +157,14 @@ def _write_card(model: PreTrainedModel, folder: Path) -> None:
 
 
 def load_pruned(folder: Path | str) -> PreTrainedModel:
-    """Model written by `save`, pruned or dense, with the head that it was saved with, in evaluation mode.
+    """Model written by `save` (or in several files), pruned or dense, with its own head, in evaluation mode.
 
     Raises:
         DataError: a file is missing or damaged, or weights and structure do not fit together.
     """
     folder = Path(folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise DataError(f"{folder} is no saved model: {name} is missing")
+    if missing := missing_model_files(folder):
+        raise DataError(f"{folder} is no saved model: {missing[0]} is missing")
     try:
         with quiet():
             config = AutoConfig.from_pretrained(folder)
@@ -228,9 +227,7 @@ def _check_complete(folder: Path, info: dict[str, Any]) -> None:
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         keys = sorted(map(str, info[what]))
         if keys:
-            raise DataError(
-                f"{folder}: model.safetensors has {len(keys)} {what.replace('_', ' ')}, among them {keys[0]}"
-            )
+            raise DataError(f"{folder}: its weights have {len(keys)} {what.replace('_', ' ')}, among them {keys[0]}")
 
 
 def _derived(dense: type, bases: tuple[type, ...], members: dict[str, Any]) -> Any:

@@ -212,9 +212,11 @@ def test_the_model_as_its_own_teacher_is_not_trained() -> None:
     assert reports[0].scores["teacher"]["accuracy"] == pytest.approx(float(right))
 
 
-def test_a_teacher_from_a_folder(tmp_path: Path) -> None:
-    teacher = tiny(seed=5)
-    teacher.save_pretrained(tmp_path / "teacher")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shards", ["1GB", "20KB"])
+def test_a_teacher_from_a_folder(tmp_path: Path, shards: str, dtype: torch.dtype) -> None:
+    teacher = tiny(seed=5).to(dtype)
+    teacher.save_pretrained(tmp_path / "teacher", max_shard_size=shards)
     by_folder = small(tiny(), rows(NUMBERS), teacher=tmp_path / "teacher")
     assert torch.equal(by_folder.classifier.weight, small(tiny(), rows(NUMBERS), teacher=teacher).classifier.weight)
 

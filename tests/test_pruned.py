@@ -136,6 +136,13 @@ def test_dense_folders_load_too(tmp_path: Path) -> None:
     assert not (tmp_path / "model" / "README.md").exists()
 
 
+def test_weights_may_lie_in_several_files(tmp_path: Path) -> None:
+    small = tiny_pruned()
+    small.save_pretrained(tmp_path / "model", max_shard_size="20KB")
+    assert len([*(tmp_path / "model").glob("*.safetensors")]) > 1
+    assert torch.equal(main_output(load_pruned(tmp_path / "model")), main_output(small))
+
+
 def test_a_new_head_of_another_width_is_allowed_on_request(tmp_path: Path) -> None:
     small = tiny_pruned(labels=3)
     save(small, tmp_path / "model")
@@ -368,6 +375,7 @@ LOAD = "print(type(AutoModelForSequenceClassification.from_pretrained({folder!r}
     [
         "import gppdfd; from transformers import AutoModelForSequenceClassification",
         "from transformers import AutoModelForSequenceClassification; import gppdfd",
+        "import gppdfd.models; from transformers import AutoModelForSequenceClassification",
     ],
 )
 def test_either_import_order(imports: str, micro_folder: Path) -> None:
