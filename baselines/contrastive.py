@@ -34,7 +34,7 @@ from pydantic import Field
 from torch.nn.functional import normalize
 
 from gppdfd import seeds
-from gppdfd.distilling import soft_labels
+from gppdfd.distilling import soft_labels, unequal
 from gppdfd.interface import (
     Distiller,
     DistillerConfig,
@@ -44,7 +44,7 @@ from gppdfd.interface import (
     register_distiller,
     register_method,
 )
-from gppdfd.structure import Masks
+from gppdfd.structure import Masks, Structure
 from gppdfd.tasks.base import Batch
 from gppdfd.views import View
 
@@ -217,6 +217,9 @@ class Contrastive(Distiller):
         teacher = {"teacher"} if self.config.soft_weight or "fic" in self._modules else set()
         states = "sentence" if self.config.representation == "sentence" else "hidden_states"
         return frozenset(teacher | ({states} if self._modules else set()))
+
+    def unsuitable(self, student: Structure, teacher: Structure) -> str | None:
+        return unequal(student, teacher, "hidden") if "fic" in self._modules else None
 
     def begin(self, setting: Setting) -> None:
         super().begin(setting)

@@ -26,6 +26,7 @@ from torch.nn.functional import normalize
 
 from gppdfd.distilling import HiddenStateConfig, HiddenStateDistiller, Layers
 from gppdfd.interface import DistillerConfig, NamedMethod, Setting, register_distiller, register_method
+from gppdfd.structure import Structure
 from gppdfd.views import layer_fractions, matched_layers
 
 Rows = Literal["position", "chunk"]
@@ -166,6 +167,10 @@ class FCD(HiddenStateDistiller):
     reconstruction = "task-specific form; the paper's layers and the weight of the loss (1 here) are not known"
     skips_removed: ClassVar[bool] = True
     Config: ClassVar[type[DistillerConfig]] = FCDConfig
+
+    def unsuitable(self, student: Structure, teacher: Structure) -> str | None:
+        """Relations are as wide as the batch, whatever the widths of the features."""
+        return None
 
     def begin(self, setting: Setting) -> None:
         super().begin(setting)

@@ -42,7 +42,6 @@ from transformers import PreTrainedModel
 
 from gppdfd.budget import Target, fit_to_target, least_important, parameters, prunable
 from gppdfd.distilling import HiddenStateConfig, HiddenStateDistiller, Layers, identity_map, mapped
-from gppdfd.errors import UsageError
 from gppdfd.factorise import factorise
 from gppdfd.interface import (
     LOSS_PARTS,
@@ -336,8 +335,6 @@ class GrainDistiller(HiddenStateDistiller):
         self._maps.to(setting.device)
 
     def features(self, student: Layers, teacher: Layers, mask: torch.Tensor | None) -> torch.Tensor:
-        if student[0].shape != teacher[0].shape:
-            raise UsageError("distiller 'grain' needs a teacher as wide as the student")
         pairs = state_pairs(len(student) - 1, len(teacher) - 1, self.config.states)
         losses = [state_loss(self._mapped(own, student[own]), teacher[theirs], mask) for own, theirs in pairs]
         return torch.stack(losses).sum()

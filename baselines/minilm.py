@@ -25,8 +25,7 @@ import torch
 from pydantic import Field
 from torch.nn.functional import kl_div
 
-from gppdfd.distilling import FeatureDistiller, HiddenStateConfig
-from gppdfd.errors import UsageError
+from gppdfd.distilling import FeatureDistiller, HiddenStateConfig, unequal
 from gppdfd.interface import DistillerConfig, NamedMethod, Setting, register_distiller, register_method
 from gppdfd.projections import attention_scores
 from gppdfd.structure import Keep, Structure
@@ -115,9 +114,10 @@ class MiniLM(LastLayerDistiller):
     reconstruction = TASK_SPECIFIC
     Config: ClassVar[type[DistillerConfig]] = MiniLMConfig
 
+    def unsuitable(self, student: Structure, teacher: Structure) -> str | None:
+        return unequal(student, teacher, "heads")
+
     def relations(self, student: View, teacher: View, layer: int, mask: torch.Tensor | None) -> torch.Tensor:
-        if student.queries[layer].shape[1] != teacher.queries[-1].shape[1]:
-            raise UsageError("minilm needs a teacher with as many heads as the student has; minilmv2 does not")
         heads = student.there["head"][layer]
         attention, values = (
             [
@@ -137,17 +137,23 @@ class MiniLMv2(LastLayerDistiller):
     reconstruction = TASK_SPECIFIC
     Config: ClassVar[type[DistillerConfig]] = MiniLMv2Config
 
+    def unsuitable(self, student: Structure, teacher: Structure) -> str | None:
+        count = self._relation_heads(student)
+        for width in (structure.heads * structure.head_size for structure in (student, teacher)):
+            if width % count:
+                return f"relation_heads={count} does not divide the width of all heads, {width}"
+        return None
+
     def begin(self, setting: Setting) -> None:
         super().begin(setting)
-        structure = setting.structure
-        self._count = self.config.relation_heads or default_relation_heads(structure)
-        if structure.heads * structure.head_size % self._count:
-            width = structure.heads * structure.head_size
-            raise UsageError(f"relation_heads={self._count} does not divide the width of all heads, {width}")
+        self._count = self._relation_heads(setting.structure)
 
     def relations(self, student: View, teacher: View, layer: int, mask: torch.Tensor | None) -> torch.Tensor:
         pairs = zip(_projections(student, layer), _projections(teacher, -1), strict=True)
         return torch.stack([self._divergence(own, target, mask) for own, target in pairs]).sum()
+
+    def _relation_heads(self, student: Structure) -> int:
+        return self.config.relation_heads or default_relation_heads(student)
 
     def _divergence(self, student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         own, target = (relation_scores(relation_heads(states, self._count)) for states in (student, teacher))

@@ -28,9 +28,10 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from baselines.matching import MatchingConfig, MatchingDistiller
 from gppdfd.dfd import feature_distance
-from gppdfd.distilling import KLReduction, identity_map, mapped, reduced
+from gppdfd.distilling import KLReduction, identity_map, mapped, reduced, unequal
 from gppdfd.interface import DistillerConfig, NamedMethod, Setting, register_distiller, register_method
 from gppdfd.projections import attention_scores
+from gppdfd.structure import Structure
 from gppdfd.tasks.base import Batch
 from gppdfd.views import View
 
@@ -84,6 +85,10 @@ class TinyBERT(MatchingDistiller):
     @property
     def needs(self) -> frozenset[str]:
         return super().needs | ({"teacher_dropout"} if self.config.teacher_dropout else set())
+
+    def unsuitable(self, student: Structure, teacher: Structure) -> str | None:
+        heads = unequal(student, teacher, "heads") if self.config.attention else None
+        return heads or super().unsuitable(student, teacher)
 
     def begin(self, setting: Setting) -> None:
         super().begin(setting)

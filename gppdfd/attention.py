@@ -138,8 +138,18 @@ def lay_out(attention: nn.Module, output: nn.Module, layout: Layout, forward: Ca
 
 def _one_product(projections: list[Any]) -> bool:
     """Whether the weights of the projections are all there is to them; others (adapters, quantised ones) are called."""
-    plain = all(type(projection) in (nn.Linear, Conv1D) for projection in projections)
-    return plain and len({projection.bias is None for projection in projections}) == 1
+    return all(map(_plain, projections)) and len({projection.bias is None for projection in projections}) == 1
+
+
+def _plain(projection: Any) -> bool:
+    """Whether nobody listens to a linear map or computes beside it: pruning masks and offloading come as hooks."""
+    return type(projection) in (nn.Linear, Conv1D) and not (
+        projection._forward_hooks
+        or projection._forward_pre_hooks
+        or projection._backward_hooks
+        or projection._backward_pre_hooks
+        or "forward" in projection.__dict__
+    )
 
 
 def eager_attention(

@@ -34,7 +34,7 @@ from gppdfd.tasks.metrics import majority
 from gppdfd.tasks.own import EVALUATION, own_task
 from gppdfd.tasks.table import table_of
 from gppdfd.timing import TimingConfig
-from gppdfd.training import Hooks, Trained, Trainer
+from gppdfd.training import Hooks, Trained, Trainer, check_teacher
 from gppdfd.validation import validated
 
 DEFAULT_TARGET: Mapping[str, float] = MappingProxyType({"sparsity": 0.95})
@@ -274,6 +274,7 @@ class Compression:
         self.needs_teacher = request.distils or self.settings.init == "teacher"
         check_rows(rows, self.settings.batch_size)
         check_reachable(request, self.structure)
+        check_teacher(request.method.build()[1], self.structure, models.teacher_structure or self.structure)
         self.encoded = encode(data, tokenizer, models.length(request.max_length))
         self.student = models.fresh(self.spec, request.seed)
         self.teacher = models.given_teacher(self.spec, request.seed) if self.needs_teacher else None

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import kl_div, linear, log_softmax, mse_loss
 
 from gppdfd.interface import Distiller, DistillerConfig, Losses
-from gppdfd.structure import Masks
+from gppdfd.structure import Masks, Structure
 from gppdfd.tasks.base import Batch
 from gppdfd.views import View
 
@@ -38,6 +38,13 @@ def soft_labels(
 def reduced(loss: torch.Tensor, logits: torch.Tensor, reduction: KLReduction) -> torch.Tensor:
     """A batch mean over [batch, classes], divided by the number of classes if `reduction` is `mean`."""
     return loss / logits.shape[-1] if reduction == "mean" else loss
+
+
+def unequal(student: Structure, teacher: Structure, size: Literal["hidden", "heads"]) -> str | None:
+    """Why models of these structures cannot be compared by what has one entry per `size`, or None."""
+    own, theirs = getattr(student, size), getattr(teacher, size)
+    what = {"hidden": "hidden dims", "heads": "attention heads"}[size]
+    return None if own == theirs else f"it has {theirs} {what}, the student {own}"
 
 
 def identity_map(width: int) -> nn.Linear:
@@ -80,6 +87,9 @@ class FeatureDistiller(Distiller):
     def needs(self) -> frozenset[str]:
         padding = set() if self.config.mask_padding else {"padding"}
         return frozenset({"teacher"} | self.compares | padding)
+
+    def unsuitable(self, student: Structure, teacher: Structure) -> str | None:
+        return unequal(student, teacher, "hidden") if "hidden_states" in self.compares else None
 
     def losses(self, student: View, teacher: View | None, batch: Batch, masks: Masks | None) -> Losses:
         assert teacher is not None  # guaranteed by `needs`

@@ -15,6 +15,12 @@ WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 """Patterns of the files that hold a model's weights, or say which file holds which."""
 
 
+def missing_model_files(folder: Path) -> list[str]:
+    """What a folder lacks to be that of a saved model, whose weights may lie in several files."""
+    wanted = (("config.json",), ("model.safetensors", "model.safetensors.index.json"))
+    return [names[0] for names in wanted if not any((folder / name).is_file() for name in names)]
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Call `write` with a temporary path beside `path`, flush it to disk, then move it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)

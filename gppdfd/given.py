@@ -46,6 +46,11 @@ class Models:
         return adapter_for(self.config).structure(self.config)
 
     @property
+    def teacher_structure(self) -> Structure | None:
+        """That of the given teacher, as it was before any pruning."""
+        return None if self.teacher_config is None else adapter_for(self.teacher_config).structure(self.teacher_config)
+
+    @property
     def home(self) -> torch.device:
         """Device of the given model."""
         return self.model.device if isinstance(self.model, PreTrainedModel) else torch.device("cpu")
@@ -98,11 +103,11 @@ class Models:
         return type(model)(deepcopy(model.config))
 
     def given_teacher(self, spec: TaskSpec, seed: int) -> PreTrainedModel | None:
-        """A copy of the given teacher."""
+        """A copy of the given teacher, in float32."""
         if self.teacher is None or isinstance(self.teacher, PreTrainedModel):
             return None if self.teacher is None else copied(self.teacher)
         folder = Path(self.teacher)
-        return load_pruned(folder) if folder.is_dir() else load_encoder(str(self.teacher), spec, seed)
+        return load_pruned(folder).float() if folder.is_dir() else load_encoder(str(self.teacher), spec, seed)
 
 
 def checked_config(model: Model, who: str) -> PretrainedConfig:

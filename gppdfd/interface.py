@@ -238,6 +238,10 @@ class Distiller(ABC):
     def needs(self) -> frozenset[str]:
         return frozenset()
 
+    def unsuitable(self, student: Structure, teacher: Structure) -> str | None:
+        """Why a student cannot learn from a teacher of such a structure, or None; asked before any training."""
+        return None
+
     def begin(self, setting: Setting) -> None:
         """Called once, before the first step."""
         self.setting = setting

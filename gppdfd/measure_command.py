@@ -105,9 +105,9 @@ def load_measured(folder: Path) -> PreTrainedModel:
 
 
 def load_against(name: str, like: PreTrainedModel) -> PreTrainedModel:
-    """The model `name` with the kind and the width of head that `like` has, so that only the encoders differ.
+    """The model `name` with the number type, the kind and the width of head of `like`: only the encoders differ.
 
-    A head that `name` does not have gets random weights: they take the same time.
+    A head that `name` does not have, or has in another width, gets random weights: they take the same time.
 
     Raises:
         UsageError: no supported architecture.
@@ -115,15 +115,15 @@ def load_against(name: str, like: PreTrainedModel) -> PreTrainedModel:
     """
     config = _read(name, AutoConfig.from_pretrained, num_labels=like.config.num_labels)
     if config.model_type.startswith(PREFIX):
-        return load_measured(Path(name))
-    return _dense(name, config, _auto_class(like.config))
+        return load_measured(Path(name)).to(like.dtype)
+    return _dense(name, config, _auto_class(like.config), like.dtype)
 
 
-def _dense(name: str, config: Any, auto: Any) -> PreTrainedModel:
+def _dense(name: str, config: Any, auto: Any, dtype: torch.dtype) -> PreTrainedModel:
     adapter_for(config)
     # Only safetensors: other weights are unpickled, which can run anything.
-    model = _read(name, auto.from_pretrained, config=config, dtype=torch.float32, use_safetensors=True)
-    return _ready(model)
+    settings = {"dtype": dtype, "use_safetensors": True, "ignore_mismatched_sizes": True}
+    return _ready(_read(name, auto.from_pretrained, config=config, **settings))
 
 
 def _auto_class(config: Any) -> Any:

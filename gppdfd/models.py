@@ -13,13 +13,11 @@ from transformers import (
 )
 
 from gppdfd.errors import DataError, UsageError
-from gppdfd.files import hash_files
+from gppdfd.files import hash_files, missing_model_files
 from gppdfd.quiet import quiet
 from gppdfd.seeds import derive_seed
 from gppdfd.structure import Structure, adapter_for
 from gppdfd.tasks.base import TaskSpec
-
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
 def model_path(name: str) -> str:
@@ -42,10 +40,7 @@ def model_content(name: str) -> str | None:
         if name.startswith((".", "/", "~")) or len(folder.parts) > 2:
             raise UsageError(f"model folder {name!r} does not exist")
         return None
-    missing = [file for file in ("config.json",) if not (folder / file).is_file()]
-    if not any((folder / file).is_file() for file in WEIGHTS):
-        missing.append(WEIGHTS[0])
-    if missing:
+    if missing := missing_model_files(folder):
         raise UsageError(f"{name!r} is no model folder: {', '.join(missing)} missing")
     files = [path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".txt")]
     return hash_files(files)

@@ -32,13 +32,15 @@ class Projections:
         self._found: list[dict[str, torch.Tensor]] = [{} for _ in range(self._structure.layers)]
         self._undo: list[Callable[[], None]] = []
         adapter = adapter_for(model)
+        layouts = [_layouts(layer.block) for layer in adapter.layers(model)]
         for place in adapter.maps(model):
             part = place.site.outputs
-            if part in (*PARTS, "query_key_value") and place.layer is not None:
+            # With a layout there are no outputs of single maps: a hook would take its one product apart.
+            if part in (*PARTS, "query_key_value") and place.layer is not None and not layouts[place.layer]:
                 handle = place.module.register_forward_hook(partial(self._collect, place.layer, part))
                 self._undo.append(handle.remove)
-        for index, layer in enumerate(adapter.layers(model)):
-            for layout in _layouts(layer.block):
+        for index, found in enumerate(layouts):
+            for layout in found:
                 layout.observer = partial(self._take, index)
                 self._undo.append(partial(setattr, layout, "observer", None))
 

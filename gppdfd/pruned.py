@@ -18,8 +18,8 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from gppdfd.errors import DataError, UsageError
-from gppdfd.factorise import factorise
-from gppdfd.files import write_model, write_text
+from gppdfd.factorise import factorise, untie
+from gppdfd.files import missing_model_files, write_model, write_text
 from gppdfd.quiet import quiet
 from gppdfd.shrink import shrink
 from gppdfd.structure import ADAPTERS, PREFIX, Keep, adapter_for, structure_of
@@ -42,6 +42,8 @@ class PrunedModel:
             if rank := described_rank(getattr(config, FIELD)):
                 factorise(model, rank)
             shrink(model, keep)
+            if _ties_of_other_shape(model):
+                untie(model)
 
     @classmethod
     def from_pretrained(
@@ -53,6 +55,8 @@ class PrunedModel:
         **settings: Any,
     ) -> Any:
         """As in transformers, but an encoder whose weights are missing or of another shape is never filled at random.
+
+        The pooler counts as a part of the head: it is new where the folder has none.
 
         Raises:
             DataError: a weight of the encoder is missing, or weights do not fit the structure in config.json.
@@ -153,15 +157,14 @@ def _write_card(model: PreTrainedModel, folder: Path) -> None:
 
 
 def load_pruned(folder: Path | str) -> PreTrainedModel:
-    """Model written by `save`, pruned or dense, with the head that it was saved with, in evaluation mode.
+    """Model written by `save` (or in several files), pruned or dense, with its own head, in evaluation mode.
 
     Raises:
         DataError: a file is missing or damaged, or weights and structure do not fit together.
     """
     folder = Path(folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise DataError(f"{folder} is no saved model: {name} is missing")
+    if missing := missing_model_files(folder):
+        raise DataError(f"{folder} is no saved model: {missing[0]} is missing")
     try:
         with quiet():
             config = AutoConfig.from_pretrained(folder)
@@ -190,11 +193,23 @@ def _class_of(config: PretrainedConfig, folder: Path) -> type[PreTrainedModel]:
     return pruned_class(dense) if pruned else dense
 
 
+def _ties_of_other_shape(model: PreTrainedModel) -> bool:
+    """Whether an output embedding is to be tied to an input embedding that lost dims which it still has.
+
+    Shapes tell: while transformers loads a model, nothing is tied yet.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    ties = model.all_tied_weights_keys.items()
+    return any(parameters[target].shape != parameters[source].shape for target, source in ties)
+
+
 def _check_encoder(name: Any, model: PreTrainedModel, info: dict[str, Any], new_head: bool) -> None:
     """Refuse weights that are missing in the encoder, or of another shape there (with `new_head`) or anywhere."""
+    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
+    pooler = adapter_for(model).pooler
 
     def inside(key: str) -> bool:
-        return model.base_model is model or key.startswith(f"{model.base_model_prefix}.")
+        return key.startswith(prefix) and not (pooler and key.startswith(f"{prefix}{pooler}."))
 
     missing = sorted(filter(inside, info["missing_keys"]))
     if missing:
@@ -212,9 +227,7 @@ def _check_complete(folder: Path, info: dict[str, Any]) -> None:
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         keys = sorted(map(str, info[what]))
         if keys:
-            raise DataError(
-                f"{folder}: model.safetensors has {len(keys)} {what.replace('_', ' ')}, among them {keys[0]}"
-            )
+            raise DataError(f"{folder}: its weights have {len(keys)} {what.replace('_', ' ')}, among them {keys[0]}")
 
 
 def _derived(dense: type, bases: tuple[type, ...], members: dict[str, Any]) -> Any:

@@ -36,7 +36,7 @@ from gppdfd.seeds import derive_seed, generator
 from gppdfd.services import Services
 from gppdfd.settings import Phases, Precision, TrainingConfig, plan_phases, recovery_settings
 from gppdfd.shrink import parameter_cuts
-from gppdfd.structure import WEIGHT, Keep, Masks, adapter_for, structure_of
+from gppdfd.structure import WEIGHT, Keep, Masks, Structure, adapter_for, structure_of
 from gppdfd.tasks.base import Batch
 from gppdfd.tasks.encoding import Encoded, epoch_batches, ordered_batches
 from gppdfd.teacher import cached_views
@@ -465,6 +465,7 @@ class Trainer:
             return None
         if teacher is None:
             raise UsageError(f"distiller {type(self.distiller).__name__} needs a teacher")
+        check_teacher(self.distiller, self.setting.structure, structure_of(teacher))
         teacher = teacher.to(self.device).train("teacher_dropout" in needs).requires_grad_(False)
         observed = Observed(teacher, needs)
         live = without_gradient(observed, self.autocast)
@@ -488,6 +489,16 @@ class Trainer:
     def autocast(self) -> torch.autocast:
         """Context of the forward pass."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def check_teacher(distiller: Distiller, student: Structure, teacher: Structure) -> None:
+    """`UsageError` when a distiller cannot compare a student with a teacher of such a structure."""
+    reason = distiller.unsuitable(student, teacher) if "teacher" in distiller.needs else None
+    if reason is not None:
+        raise UsageError(
+            f"distiller {type(distiller).__name__} cannot learn from this teacher: {reason}; "
+            "choose another teacher, distiller or options"
+        )
 
 
 def task_loss(logits: torch.Tensor, labels: torch.Tensor, regression: bool) -> torch.Tensor:

@@ -212,9 +212,11 @@ def test_the_model_as_its_own_teacher_is_not_trained() -> None:
     assert reports[0].scores["teacher"]["accuracy"] == pytest.approx(float(right))
 
 
-def test_a_teacher_from_a_folder(tmp_path: Path) -> None:
-    teacher = tiny(seed=5)
-    teacher.save_pretrained(tmp_path / "teacher")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shards", ["1GB", "20KB"])
+def test_a_teacher_from_a_folder(tmp_path: Path, shards: str, dtype: torch.dtype) -> None:
+    teacher = tiny(seed=5).to(dtype)
+    teacher.save_pretrained(tmp_path / "teacher", max_shard_size=shards)
     by_folder = small(tiny(), rows(NUMBERS), teacher=tmp_path / "teacher")
     assert torch.equal(by_folder.classifier.weight, small(tiny(), rows(NUMBERS), teacher=teacher).classifier.weight)
 
@@ -348,6 +350,7 @@ def test_bad_rows(data: Any, error: type[Exception], match: str) -> None:
         ({"precision": "fp64"}, "precision"),
         ({"device": "gpu"}, "device 'gpu' cannot be used"),
         ({"teacher": str(MODEL)}, "no fine-tuned classifier"),
+        ({"method": "gpp+minilmv2(relation_heads=5)"}, "relation_heads=5 does not divide the width of all heads"),
     ],
 )
 def test_bad_options(options: dict[str, Any], match: str) -> None:
@@ -393,6 +396,24 @@ def test_a_teacher_must_say_which_class_is_which() -> None:
     other.config.id2label = {0: "ham", 1: "spam", 2: "eggs"}
     own.config.id2label = {0: "eggs", 1: "ham", 2: "spam"}
     refused(UsageError, "the teacher has the classes ham, spam, eggs", own, rows(), teacher=other)
+
+
+@pytest.mark.parametrize(
+    ("method", "sizes", "match"),
+    [
+        ("gpp+dfd", {"hidden_size": 40}, "40 hidden dims, the student 32"),
+        ("cofi", {"hidden_size": 40}, "40 hidden dims, the student 32"),
+        ("gpp+pkd", {"hidden_size": 40}, "40 hidden dims, the student 32"),
+        ("cap-f", {"hidden_size": 40}, "40 hidden dims, the student 32"),
+        ("gpp+tinybert", {"num_attention_heads": 8}, "8 attention heads, the student 4"),
+        ("gpp+minilmv2", {"hidden_size": 40}, "relation_heads=16 does not divide"),
+    ],
+)
+def test_a_teacher_that_cannot_be_compared_with_the_student(method: str, sizes: dict[str, int], match: str) -> None:
+    config = tiny().config
+    config.update(sizes)
+    teacher = AutoModelForSequenceClassification.from_config(config)
+    refused(UsageError, match, tiny(), rows(NUMBERS), teacher=teacher, method=method)
 
 
 def test_models_that_cannot_be_pruned(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from gppdfd.budget import Target, parameters, prunable, sparsity
 from gppdfd.checkpoint import State, load_checkpoint, save_checkpoint
+from gppdfd.errors import UsageError
 from gppdfd.extraction import extract
 from gppdfd.interface import distillers, parse_method, pruners
 from gppdfd.masks import masked
@@ -21,7 +22,7 @@ from gppdfd.settings import TrainingConfig
 from gppdfd.structure import structure_of
 from gppdfd.training import Hooks, Trained, Trainer
 from gppdfd.views import Observed
-from tests.tiny import MODEL_TYPES, linear_parameters, tiny_data, tiny_model
+from tests.tiny import MODEL_TYPES, linear_parameters, tiny_config, tiny_data, tiny_model
 
 PAIRS = [f"{pruner}+{distiller}" for pruner in sorted(pruners()) for distiller in sorted(distillers())]
 ELSEWHERE = [f"{name}+logits" for name in sorted(pruners())] + [f"magnitude+{name}" for name in sorted(distillers())]
@@ -177,6 +178,32 @@ def test_regression_gives_a_pruner_gradients_that_tell_units_apart(name: str, mo
     train(f"{name}+none", labels=1, config=SETTINGS.model_copy(update={"search_epochs": 1, "recovery_epochs": 0}))
     for values in seen[0].values():
         assert len(values.unique()) > values.numel() // 2
+
+
+TEACHERS = {
+    "wider": {"hidden_size": 40},
+    "more heads": {"num_attention_heads": 8},
+    "wider with more heads": {"hidden_size": 40, "num_attention_heads": 5},
+    "deeper": {"num_hidden_layers": 5},
+    "shallower": {"num_hidden_layers": 2},
+}
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+@pytest.mark.parametrize("name", sorted(distillers()))
+def test_a_teacher_of_other_sizes_is_refused_at_once_or_learnt_from(name: str, teacher: str) -> None:
+    student, config = tiny_model(), tiny_config()
+    config.update(TEACHERS[teacher])
+    other = AutoModelForSequenceClassification.from_config(config)
+    pruner, distiller = parse_method(f"random+{name}").build()
+    settings = SETTINGS.model_copy(update={"search_epochs": 1, "recovery_epochs": 1})
+    if (reason := distiller.unsuitable(structure_of(student), structure_of(other))) is None:
+        trainer = Trainer(student, pruner, distiller, tiny_data(), settings, teacher=other, target=Target(0.5))
+        assert trainer.run().model.classifier.weight.isfinite().all()
+        return
+    with pytest.raises(UsageError, match=f"cannot learn from this teacher: {reason}"):
+        Trainer(student, pruner, distiller, tiny_data(), settings, teacher=other)
+    assert teacher not in ("deeper", "shallower")
 
 
 @pytest.mark.parametrize("name", sorted(distillers()))

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -115,15 +116,18 @@ class Wrapper(nn.Module):
         return self.base(states) + self.added * states.square()[..., :1]
 
 
+def query_paths(model: nn.Module) -> list[str]:
+    names = ("query", "q_lin", "c_attn", "Wqkv")
+    return [path for path, _ in model.named_modules() if path.rpartition(".")[2] in names]
+
+
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_projections_can_be_replaced(model_type: str) -> None:
     """A wrapper is called, and another map of the same class is used."""
     model = tiny_model(model_type).double().eval()
     small = extract(model, random_keep(model, 0.6, kinds=("qk", "vo")))
     expected = main_output(small)
-    names = ("query", "q_lin", "c_attn", "Wqkv")
-    places = [path for path, _ in small.named_modules() if path.rpartition(".")[2] in names]
-    assert places
+    places = query_paths(small)
     for added in (0.0, 0.5):
         wrapped = deepcopy(small)
         for path in places:
@@ -176,6 +180,71 @@ def test_sums_in_place_take_no_memory_and_keep_the_type(precision: torch.dtype) 
     assert (places[0] == places[1]) == (precision == torch.float32)
     assert found.dtype == torch.float32
     assert torch.equal(residual, before)
+
+
+class Adapted(nn.Module):
+    """Stands around a linear map as LoRA does, with maps of the sizes that it reports; it has learnt nothing yet."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base
+        self.down, self.up = nn.Linear(base.in_features, 2), nn.Linear(2, base.out_features)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.base(states) + self.up(self.down(states))
+
+
+@pytest.mark.parametrize("kinds", [("head", "ffn"), ("qk", "vo", "ffn")])
+@pytest.mark.parametrize("model_type", [model_type for model_type in MODEL_TYPES if model_type != "gpt2"])
+def test_all_linear_maps_but_padded_ones_can_be_adapted(model_type: str, kinds: tuple[str, ...]) -> None:
+    model = tiny_model(model_type)
+    small = extract(model, random_keep(model, 0.6, kinds=kinds))
+    expected = main_output(small)
+    maps = {path: type(module).__name__ for path, module in small.named_modules() if isinstance(module, nn.Linear)}
+    for path in (path for path, name in maps.items() if not name.startswith("Padded")):
+        small.set_submodule(path, Adapted(small.get_submodule(path)))
+    assert {*maps.values()} == {"Linear", "PaddedLinear"}
+    torch.testing.assert_close(main_output(small), expected)
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_hooks_on_projections_are_called(model_type: str) -> None:
+    """Also those that prune a map: its weight is then computed right before its forward pass."""
+    model = tiny_model(model_type).double().eval()
+    small = extract(model, random_keep(model, 0.6, kinds=("qk", "vo")))
+    expected, called = main_output(small), []
+    projections = [small.get_submodule(path) for path in query_paths(small)]
+    handles = [each.register_forward_hook(lambda *_: called.append(1)) for each in projections]
+    torch.testing.assert_close(main_output(small), expected)
+    assert len(called) == len(projections)
+    for handle in handles:
+        handle.remove()
+    for each in projections:
+        prune.identity(each, "weight")
+        each.weight_mask[:] = 0
+    found = main_output(small)
+    for each in projections:
+        prune.remove(each, "weight")
+    torch.testing.assert_close(found, main_output(small))
+    assert not torch.allclose(found, expected, atol=1e-3)
+
+
+def test_a_view_of_projections_leaves_them_one_product() -> None:
+    small = extract(tiny_model(), random_keep(tiny_model(), 0.6, kinds=("qk", "vo")))
+    observed = Observed(small, frozenset({"projections"}))
+    assert not any(small.get_submodule(path)._forward_hooks for path in query_paths(small))
+    assert observed(tiny_data().batch(torch.arange(2))).queries
+
+
+@pytest.mark.parametrize("kinds", [("head", "ffn"), ("qk", "vo", "ffn")])
+def test_weights_can_be_offloaded(kinds: tuple[str, ...]) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    small = extract(tiny_model(), random_keep(tiny_model(), 0.6, kinds=kinds))
+    expected = main_output(small)
+    accelerate.cpu_offload(small, execution_device="cpu")
+    torch.testing.assert_close(main_output(small), expected)
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -25,7 +25,6 @@ from baselines.grain import (
     without_dead_queries,
 )
 from gppdfd.budget import Target, parameters, prunable
-from gppdfd.errors import UsageError
 from gppdfd.factorise import embedding_rank
 from gppdfd.interface import Setting, parse_method
 from gppdfd.masks import masked
@@ -341,13 +340,6 @@ def test_soft_labels_without_the_squared_temperature() -> None:
         float(torch.autograd.grad(soft_cross_entropy(student, teacher, heat), student)[0].norm()) for heat in (50, 100)
     ]
     assert norms[0] / norms[1] == pytest.approx(4, rel=0.05)
-
-
-def test_a_teacher_of_another_width_is_refused() -> None:
-    distiller = GrainDistiller()
-    distiller.begin(Setting(tiny_model(), SMALL, Target(0.0), 1, torch.Generator()))
-    with pytest.raises(UsageError, match="as wide as the student"):
-        distiller.features((torch.zeros(1, 2, 32),) * 4, (torch.zeros(1, 2, 16),) * 4, None)
 
 
 def test_sizes_are_those_of_the_paper() -> None:

@@ -63,6 +63,23 @@ def test_the_other_model_gets_the_same_head(folders: Path) -> None:
     assert type(against).__name__ == "BertForSequenceClassification"
 
 
+def test_a_head_of_another_width_is_made_anew(folders: Path, tmp_path: Path) -> None:
+    model = tiny_model(labels=2)
+    save(extract(model, random_keep(model)), tmp_path / "small")
+    against = load_against(str(folders / "dense"), load_measured(tmp_path / "small"))
+    assert against.classifier.out_features == 2
+    encoder = tiny_model().base_model.state_dict()
+    assert all(torch.equal(weights, encoder[name]) for name, weights in against.base_model.state_dict().items())
+
+
+@pytest.mark.parametrize("other", ["dense", "small"])
+def test_the_other_model_gets_the_same_number_type(folders: Path, tmp_path: Path, other: str) -> None:
+    model = tiny_model().to(torch.bfloat16)
+    save(extract(model, random_keep(model)), tmp_path / "half")
+    half = load_measured(tmp_path / "half")
+    assert half.dtype == load_against(str(folders / other), half).dtype == torch.bfloat16
+
+
 def test_language_models_keep_their_head(tmp_path: Path) -> None:
     save(AutoModelForMaskedLM.from_config(tiny_model().config), tmp_path / "lm")
     assert type(load_measured(tmp_path / "lm")).__name__ == "BertForMaskedLM"

@@ -1,5 +1,7 @@
 """MiniLM and MiniLMv2: relation heads, and which layer they are taken from."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +15,7 @@ from baselines.minilm import (
     relation_scores,
 )
 from gppdfd.errors import UsageError
-from gppdfd.structure import Structure
+from gppdfd.structure import Structure, structure_of
 from tests.one_distiller import begun, losses_on, pair, six_examples
 from tests.tiny import tiny_model
 
@@ -121,6 +123,10 @@ def test_bad_head_counts_are_refused() -> None:
     fewer = tiny_model(seed=9).config
     fewer.num_attention_heads = 2
     other = type(teacher)(fewer).double().eval()
-    with pytest.raises(UsageError, match="as many heads"):
-        losses_on(begun("minilm"), student, other, six_examples())
+    structures = structure_of(student), structure_of(other)
+    assert begun("minilm").unsuitable(*structures) == "it has 2 attention heads, the student 4"
+    assert begun("minilmv2").unsuitable(*structures) is None
     assert losses_on(begun("minilmv2"), student, other, six_examples())["features"].isfinite()
+    odd = replace(structures[1], head_size=15)
+    reason = begun("minilmv2").unsuitable(structures[0], odd)
+    assert reason == "relation_heads=16 does not divide the width of all heads, 30"

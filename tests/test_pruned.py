@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,13 @@ def test_dense_folders_load_too(tmp_path: Path) -> None:
     assert not (tmp_path / "model" / "README.md").exists()
 
 
+def test_weights_may_lie_in_several_files(tmp_path: Path) -> None:
+    small = tiny_pruned()
+    small.save_pretrained(tmp_path / "model", max_shard_size="20KB")
+    assert len([*(tmp_path / "model").glob("*.safetensors")]) > 1
+    assert torch.equal(main_output(load_pruned(tmp_path / "model")), main_output(small))
+
+
 def test_a_new_head_of_another_width_is_allowed_on_request(tmp_path: Path) -> None:
     small = tiny_pruned(labels=3)
     save(small, tmp_path / "model")
@@ -145,13 +153,47 @@ def test_a_new_head_of_another_width_is_allowed_on_request(tmp_path: Path) -> No
     assert all(torch.equal(ours[name], weights) for name, weights in theirs.items())
 
 
-def test_another_head_on_the_same_encoder(tmp_path: Path) -> None:
-    """As with dense models, a missing head is drawn at random and the encoder is that of the folder."""
-    small = tiny_pruned(task="MaskedLM", kinds=("head", "vo", "ffn"))
+@pytest.mark.parametrize(
+    ("model_type", "saved", "loaded"),
+    [
+        pytest.param(model_type, saved, loaded, marks=marks, id=f"{model_type}-{saved or 'Model'}-{loaded or 'Model'}")
+        for (model_type, saved), (other, loaded) in permutations(TASKS, 2)
+        if model_type == other
+        for marks in [[] if not loaded or any(task.endswith("LM") for task in (saved, loaded)) else pytest.mark.full]
+    ],
+)
+def test_another_head_on_the_same_encoder(model_type: str, saved: str, loaded: str, tmp_path: Path) -> None:
+    """As with dense models, a missing head (pooler included) is drawn at random; the encoder is that of the folder."""
+    small = tiny_pruned(model_type, saved, kinds=("head", "vo", "ffn"), labels=2)
     save(small, tmp_path / "model")
-    loaded = AutoModelForTokenClassification.from_pretrained(tmp_path / "model")
-    assert isinstance(loaded, PrunedModel)
-    assert torch.equal(loaded.get_parameter(WEIGHT), small.get_parameter(WEIGHT))
+    other = auto_class(loaded).from_pretrained(tmp_path / "model")
+    assert isinstance(other, PrunedModel)
+    ours, theirs = (model.base_model.state_dict() for model in (other, small))
+    encoder = [name for name in ours if not name.startswith("pooler.")]
+    assert all(torch.equal(ours[name], theirs[name]) for name in encoder)
+
+
+@pytest.mark.parametrize("saved", ["", "SequenceClassification"])
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_a_new_language_model_head_on_fewer_hidden_dims(model_type: str, saved: str, tmp_path: Path) -> None:
+    save(tiny_pruned(model_type, saved, kinds=("hidden",)), tmp_path / "model")
+    task = adapter_for(CONFIG_MAPPING[model_type]()).tasks[-1]
+    model = auto_class(task).from_pretrained(tmp_path / "model").eval()
+    expected = main_output(model)
+    assert expected.shape == (3, 11, 60)
+    save(model, tmp_path / "other")
+    loaded = load_pruned(tmp_path / "other")
+    torch.testing.assert_close(main_output(loaded), expected)
+    assert loaded.config.tie_word_embeddings == (model_type in ("gpt2", "electra"))
+
+
+def test_features_of_a_classifier_without_a_pooler(tmp_path: Path) -> None:
+    small = tiny_pruned("roberta")
+    save(small, tmp_path / "model", AutoTokenizer.from_pretrained(micro.MODEL))
+    run = pipeline("feature-extraction", model=str(tmp_path / "model"))
+    with torch.no_grad():
+        expected = small.base_model(**tiny_inputs()).last_hidden_state
+        torch.testing.assert_close(run.model(**tiny_inputs()).last_hidden_state, expected)
 
 
 # --- use ---
@@ -270,6 +312,15 @@ def test_hidden_states_and_attentions_can_be_asked_for(model_type: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize("what", [{"mha_layer": 0}, {"head": 0}])
+def test_attentions_leave_out_layers_that_do_not_attend(model_type: str, what: dict[str, int]) -> None:
+    model = tiny_model(model_type, attention="eager").eval()
+    with torch.no_grad():
+        output = extract(model, _without(model, what))(**tiny_inputs(), output_attentions=True)
+    assert len(output.attentions) == 2
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_other_number_types(model_type: str, dtype: torch.dtype) -> None:
@@ -324,6 +375,7 @@ LOAD = "print(type(AutoModelForSequenceClassification.from_pretrained({folder!r}
     [
         "import gppdfd; from transformers import AutoModelForSequenceClassification",
         "from transformers import AutoModelForSequenceClassification; import gppdfd",
+        "import gppdfd.models; from transformers import AutoModelForSequenceClassification",
     ],
 )
 def test_either_import_order(imports: str, micro_folder: Path) -> None:

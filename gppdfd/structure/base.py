@@ -159,6 +159,7 @@ class Adapter(ABC):
         tasks: heads whose pruned models load through transformers' `AutoModelFor...` classes.
         sentence: what a sequence classifier reads: the pooler's output, the first token or the last one.
         classifier: path of its last linear map, which gives the logits.
+        pooler: name, in the bare model, of its pooler, which some heads do without; None: it has none.
         sites: by pattern of a module's name (`ClassName:path.of.module`), what its features are.
     """
 
@@ -171,6 +172,7 @@ class Adapter(ABC):
     )
     sentence: ClassVar[Literal["pooler", "first", "last"]]
     classifier: ClassVar[str]
+    pooler: ClassVar[str | None] = None
     sites: ClassVar[Mapping[str, Site]]
 
     @abstractmethod

@@ -41,6 +41,7 @@ class BertAdapter(Adapter):
     model_types: ClassVar[frozenset[str]] = frozenset({"bert"})
     sentence: ClassVar[Literal["pooler", "first", "last"]] = "pooler"
     classifier: ClassVar[str] = "classifier"
+    pooler: ClassVar[str | None] = "pooler"
     sites: ClassVar[Mapping[str, Site]] = {
         **LAYERS,
         **EMBEDDINGS,
