@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gppdfd.errors import UsageError
 from gppdfd.files import write_json
 from suites import claims
 from suites.claims import Claim, ClaimLostError, Heartbeat, claim, forget_failure, forget_result, give_back, mark_failed
@@ -383,6 +384,20 @@ def test_half_a_checkpoint_goes_with_its_writer(store: Store) -> None:
     again = claim(store, RUN)
     assert again is not None
     assert [path.name for path in again.checkpoints.iterdir()] == ["step00000007.safetensors"]
+
+
+def test_retry_takes_failed_runs_and_finished_ones_of_other_sources(store: Store) -> None:
+    for run_id, sources in (("today", sources_hash()), ("earlier", "other")):
+        started(store, run_id, json.dumps({"sources": sources})).commit(1.0)
+    states = {f"run-{state}": state for state in State if state is not State.DONE}
+    states |= {"today": State.DONE, "earlier": State.DONE}
+    assert runs_to_retry(store, states, []) == set()
+    assert runs_to_retry(store, states, ["failed"]) == {"run-failed"}
+    assert runs_to_retry(store, states, ["stale"]) == {"earlier"}
+    assert runs_to_retry(store, states, ["earlier", "run-failed"]) == {"earlier", "run-failed"}
+    for name in ("today", "run-missing", "run-running", "run-stale", "run-blocked"):
+        with pytest.raises(UsageError, match="this run is"):
+            runs_to_retry(store, states, [name])
 
 
 def test_retry_leaves_alone_what_another_launch_does_again(store: Store) -> None:
