@@ -363,7 +363,7 @@ class Trainer:
         dense, self.model = self.model, small
         # Moments of single weights that are gone must not move them again: their optimiser always starts anew.
         if self._at_extraction == "restart" or not self.phases.search or WEIGHT in keep:
-            self._set_optimizer(self.phases.recovery if self.phases.search else self.phases.total, recovery=True)
+            self._set_optimizer(self.phases.recovery, recovery=True)
         else:
             self.optimisation = self.optimisation.continued(small, parameter_cuts(dense, keep))
 

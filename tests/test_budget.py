@@ -141,6 +141,18 @@ def test_latency_target_follows_its_table() -> None:
     assert target.share(structure) == pytest.approx(1 - 4 / (1.5 + 12 + 1.2))
 
 
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_a_budget_is_whole_and_never_above_its_share(share: float) -> None:
+    budget = Target(share).budget(BERT_BASE)
+    assert isinstance(budget, int)
+    assert 0 <= prunable(BERT_BASE) * (1 - share) - budget < 1
+
+
+def test_a_budget_above_the_dense_model_removes_nothing() -> None:
+    assert Target(params=2 * prunable(BERT_BASE)).share(BERT_BASE) == 0
+    assert Target(flops=1e-9).share(BERT_BASE) == pytest.approx(1)
+
+
 def test_a_target_is_exactly_one_of_four() -> None:
     for arguments in ({}, {"sparsity": 0.5, "params": 3}, {"flops": 1.0, "latency": 1.0, "table": Seconds()}):
         with pytest.raises(ValueError, match="a target is one of"):

@@ -164,6 +164,17 @@ def test_every_reachable_target_is_met_without_regrowth(share: float, seed: int,
         assert all(bool((units <= last[kind].bool()).all()) for kind, units in keep.items())
 
 
+@pytest.mark.parametrize("method", [CAPF, FirstOrder])
+def test_heads_that_alone_exceed_the_target_go_but_the_protected_ones(method: type[FirstOrderPruner]) -> None:
+    """Five of 24 heads are too many where the FFN is so narrow; in each layer the best one stays, however low."""
+    narrow = Structure(layers=4, hidden=24, heads=6, head_size=4, intermediate=2)
+    for seed in range(30):
+        pruner = method()
+        begun(pruner, narrow, Target(0.8), 6, seed)
+        searched(pruner, 6)
+        assert pruner.keep()["head"].sum(-1).tolist() == [1, 1, 1, 1]
+
+
 def test_one_head_per_layer_may_be_too_much() -> None:
     assert "at most 0.9720 sparsity" in (CAPF().unreachable(BASE, Target(0.98)) or "")
     assert CAPF().unreachable(BASE, Target(0.97)) is None

@@ -33,6 +33,9 @@ COVER = sorted({f"{name}+logits" for name in pruners()} | {f"random+{name}" for 
 
 REST = [pytest.param(pair, marks=pytest.mark.full) for pair in PAIRS if pair not in COVER]
 
+DROPOUT = 0.1
+"""In the training runs, so that a stopped run has a stream of random numbers to go on with."""
+
 SETTINGS = TrainingConfig(batch_size=8, learning_rate=1e-3, search_epochs=2, recovery_epochs=2)
 
 
@@ -64,19 +67,20 @@ def train(
     pruner, distiller = method.build()
     history: list[dict] = []
     target = reachable_target(pair.split("+")[0])
-    student = tiny_model(model_type, labels)
+    student = tiny_model(model_type, labels, dropout=DROPOUT)
     trainer = Trainer(
         student,
         pruner,
         distiller,
         tiny_data(labels=labels),
         config,
-        teacher=tiny_model(model_type, labels, seed=9),
+        teacher=tiny_model(model_type, labels, seed=9, dropout=DROPOUT),
         target=target,
         seed=seed,
         regression=labels == 1,
         hooks=hooks or Hooks(log=history.append),
     )
+    torch.seed()  # what was drawn before a run has no say in it
     return Outcome(trainer.run(state), student, target, history)
 
 
@@ -244,7 +248,6 @@ def interrupted(pair: str, stop: int, folder: Path) -> Trained:
 
     with pytest.raises(KeyboardInterrupt):
         train(pair, hooks=Hooks(stepped=checkpoint))
-    torch.manual_seed(99)
     return train(pair, state=load_checkpoint(folder)).trained
 
 

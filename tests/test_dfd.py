@@ -147,6 +147,20 @@ def test_the_mixings_of_a_loss_are_those_of_its_fusions(options: dict) -> None:
         assert torch.equal(mixings.student, student_mixing(layer_sums(student))[0])
 
 
+@pytest.mark.parametrize("mask", [None, torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])])
+def test_softmax_weights_are_those_of_the_mean_entries(mask: torch.Tensor | None) -> None:
+    student, teacher = states(4), states(4, seed=1)
+    real = torch.ones(2, 5, dtype=torch.bool) if mask is None else mask.bool()
+    _, mixings = dfd_loss(list(student), list(teacher), mask, DFDConfig(weighting="softmax_mean", window=2))
+    means = student[:, real].mean((1, 2))
+    fused = [teacher[3]]
+    for layer in (2, 1, 0):
+        share = torch.stack([teacher[layer][real].mean(), fused[0][real].mean()]).softmax(0)
+        fused.insert(0, share[0] * teacher[layer] + share[1] * fused[0])
+        torch.testing.assert_close(mixings.student[layer, layer : layer + 2], means[layer : layer + 2].softmax(0))
+    torch.testing.assert_close(torch.einsum("lk,kbth->lbth", mixings.teacher, teacher), torch.stack(fused))
+
+
 @pytest.mark.parametrize("weighting", get_args(Weighting))
 def test_the_loss_reads_no_number_from_its_device(weighting: Weighting) -> None:
     """On a GPU each one would make the host wait; on `meta` there is none to read."""

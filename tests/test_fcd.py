@@ -7,17 +7,23 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize, pad
 
 from baselines.fcd import (
+    FCD,
     FCDConfig,
     correlation_loss,
     fcd_loss,
     layer_pairs,
     pearson,
+    random_loss,
     relations,
     sequence_loss,
     token_loss,
 )
+from gppdfd.budget import Target
+from gppdfd.interface import Setting
+from gppdfd.structure import Structure
 
 EVERYTHING = FCDConfig()
+STRUCTURE = Structure(layers=1, hidden=5, heads=1, head_size=5, intermediate=7)
 SHAPE = (4, 6, 5)
 
 
@@ -78,6 +84,21 @@ def test_too_few_members_are_skipped(batch: int, tokens: int) -> None:
         (gradient,) = torch.autograd.grad(losses[name], student, retain_graph=True)
         assert gradient.isfinite().all()
         assert (size >= 3) == bool(gradient.any())
+
+
+def test_too_few_chosen_tokens_or_sequences_of_a_chunk_say_nothing() -> None:
+    own, target = (normalize(features(seed, (4, 6, 5)), dim=-1) for seed in (0, 1))
+    for count in (1, 2, 3):
+        assert bool(random_loss(own, target, torch.arange(count))) == (count >= 3)
+        assert bool(sequence_loss(own[:count], target[:count], ones(count), rows="chunk")) == (count >= 3)
+
+
+def test_batches_without_a_sequence_term_are_counted() -> None:
+    distiller = FCD()
+    distiller.begin(Setting(torch.nn.Linear(1, 1), STRUCTURE, Target(0.0), 1, torch.Generator()))
+    for batch in (4, 3, 2, 1, 2):
+        distiller.features((features(0, (batch, 6, 5)),), (features(1, (batch, 6, 5)),), None)
+    assert distiller.notes() == {"sequence_term_skipped": 3 / 5}
 
 
 def test_collapsed_features_stay_finite() -> None:

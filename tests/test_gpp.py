@@ -179,3 +179,12 @@ def test_taylor_keeps_the_units_with_the_largest_products() -> None:
     feed(pruner, range(40), gradients)
     kept = pruner.keep()["head"]
     assert gradients["head"].abs()[kept].min() >= gradients["head"].abs()[~kept].max()
+
+
+def test_taylor_ranks_by_the_product_of_mask_and_gradient() -> None:
+    pruner = begun(GPPConfig(importance="taylor"), Target(0.5))
+    masks = {kind: values.clone() for kind, values in pruner.masks(0).items()}
+    masks["head"][0] = torch.tensor([0.0, 0.25, 0.5, 1.0])
+    for step, sign in enumerate((1, -1)):
+        pruner.observe(step, masks, {kind: torch.full_like(values, sign * 4.0) for kind, values in masks.items()})
+    assert pruner.unimportance()["head"][0].tolist() == [0.0, -1.0, -2.0, -4.0]

@@ -136,6 +136,42 @@ def test_small_scores_rank_to_the_end() -> None:
     assert all(torch.equal(kept[kind], kept_small[kind]) for kind in kept)
 
 
+def test_scores_that_are_a_billionth_of_the_largest_rank_to_the_end() -> None:
+    """Whole heads go, so that the keep that they leave is filled up or cut back by more than one FFN dim."""
+    stream = torch.Generator().manual_seed(0)
+    for sparsity in (0.3, 0.4, 0.5, 0.6):
+        made = pruner(Target(sparsity), units="heads")
+        left = made.state_dict()["left"]
+        scores = {kind: 1e-9 * torch.rand(units.shape, generator=stream) for kind, units in left.items()}
+        scores["ffn"][2, 0] = 1.0
+        made.load_state_dict({"left": left, "scores": scores})
+        kept = made.keep()["ffn"]
+        assert scores["ffn"][kept].min() > scores["ffn"][~kept].max()
+
+
+def test_heads_rank_by_the_value_dims_that_they_still_have() -> None:
+    """One has a single dim and seven that went with large scores, one has two small ones, the others have all."""
+    left = {kind: torch.ones(SMALL.shape(kind), dtype=torch.bool) for kind in UNITS}
+    scores = {kind: torch.full(SMALL.shape(kind), 0.1) for kind in UNITS}
+    left["vo"][0, 1, 1:] = left["vo"][0, 2, 2:] = False
+    scores["vo"][0, 1] = 1.0
+    expected = {**left, "ffn": torch.zeros_like(left["ffn"]), "head": torch.ones(SMALL.shape("head"), dtype=torch.bool)}
+    expected["head"][0, 1] = False
+    made = pruner(Target(params=parameters(SMALL, expected)), last_cut="released")
+    made.load_state_dict({"left": left, "scores": scores})
+    assert torch.equal(made.keep()["head"], expected["head"])
+
+
+def test_scores_of_units_that_went_stay_as_they_were() -> None:
+    made = pruner(Target(0.5), structreg=0)
+    searched(made)
+    before = {kind: values.clone() for kind, values in made.state_dict()["scores"].items()}
+    masks = made.masks(39)
+    made.observe(39, masks, {kind: torch.full_like(values, 9.0) for kind, values in masks.items()})
+    for kind, values in made.state_dict()["scores"].items():
+        assert torch.equal(values == before[kind], masks[kind] == 0)
+
+
 def test_random_scores_are_one_draw_that_stays() -> None:
     made = pruner(Target(0.5), structreg=0, scores="random")
     assert not made.gradient_parts

@@ -13,6 +13,7 @@ from baselines.l0 import (
     KINDS,
     L0,
     L0Config,
+    _fit,
     adam_settings,
     decision,
     decision_at_target,
@@ -174,6 +175,31 @@ def test_decision_meets_the_target_within_one_ffn_dim(seed: int, share: float, o
     logits = {kind: (values + offset).clamp(-BOUND, BOUND) for kind, values in random_logits(seed).items()}
     target = Target(share)
     keep = decision_at_target(TINY, logits, target)
+    assert 0 <= target.budget(TINY) - parameters(TINY, keep) < 2 * TINY.hidden + 1
+
+
+@pytest.mark.parametrize("kinds", [("ffn",), ("head", "ffn")])
+@pytest.mark.parametrize("change", [-5, 5])
+def test_a_target_is_filled_on_top_of_the_decision_and_cut_back_from_it(kinds: tuple[str, ...], change: int) -> None:
+    """Whatever log-alphas another layer has: which share of its units a layer keeps is its own."""
+    logits = random_logits(7, kinds=kinds)
+    logits["ffn"][0] /= 10
+    decided = decision(logits)
+    target = Target(params=parameters(TINY, decided) + change * (2 * TINY.hidden + 1))
+    before, after = decided["ffn"], _fit(TINY, decided, logits, target)["ffn"]
+    eligible, moved = (~before, after & ~before) if change > 0 else (before, before & ~after)
+    assert int((before ^ after).sum()) == abs(change) == int(moved.sum())
+    best = logits["ffn"][eligible].topk(abs(change), largest=change > 0).values
+    assert torch.equal(logits["ffn"][moved].sort().values, best.sort().values)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_target_is_filled_up_with_dims_of_an_ffn_that_the_decision_removes(seed: int) -> None:
+    logits = same_logits(BOUND, TINY) | {"head": random_logits(seed)["head"]}
+    logits["ffn_layer"] = -BOUND + torch.arange(TINY.layers).double() / 10
+    target = Target(0.6)
+    keep = decision_at_target(TINY, logits, target)
+    assert keep["ffn_layer"].tolist() == [False, False, True]
     assert 0 <= target.budget(TINY) - parameters(TINY, keep) < 2 * TINY.hidden + 1
 
 

@@ -27,7 +27,7 @@ from gppdfd.gpp import GPP
 from gppdfd.interface import Setting, distillers, parse_method
 from gppdfd.masks import MaskedEncoder
 from gppdfd.settings import TrainingConfig
-from gppdfd.structure import WEIGHT, Masks, structure_of
+from gppdfd.structure import WEIGHT, Masks, adapter_for, structure_of
 from gppdfd.training import Trainer
 from gppdfd.views import Observed
 from tests.tiny import tiny_data, tiny_model
@@ -289,6 +289,15 @@ def test_frozen_weights_stay_while_scores_and_classifier_learn(granularity: str)
     changed = {name for name, weight in expected.items() if not torch.equal(found[name], weight)}
     assert changed == {"classifier.weight", "classifier.bias"}
     assert all(scores.any() for scores in pruner.scores().values())
+
+
+def test_weights_that_went_get_gradients_again_after_the_run() -> None:
+    trainer = run(Movement(MovementConfig(granularity="weight")))
+    trainer.model.zero_grad()
+    Observed(trainer.model)(tiny_data().batch(torch.arange(8))).logits.square().sum().backward()
+    maps = [place.module.weight for place in adapter_for(trainer.model).maps(trainer.model)]
+    gradients = torch.cat([weight.grad.flatten() for weight in maps])
+    assert gradients[~trainer.keep[WEIGHT]].any()
 
 
 @pytest.mark.parametrize("pruner", [Movement, SoftMovement])

@@ -206,9 +206,12 @@ def test_recovery_may_have_a_learning_rate_of_its_own() -> None:
     assert max(rate for phase, rate in rates if phase == "search") < 1e-3
 
 
+@pytest.mark.parametrize("at_extraction", [None, "continue"])
 @pytest.mark.parametrize("name", ["depth", "none"])
-def test_without_a_search_all_training_is_recovery(name: str) -> None:
-    config = CONFIG.model_copy(update={"recovery_learning_rate": 5e-4, "recovery_decay": "constant"})
+def test_without_a_search_all_training_is_recovery(name: str, at_extraction: str | None) -> None:
+    """With the settings of the recovery: there is no optimiser to go on with."""
+    own = {"recovery_learning_rate": 5e-4, "recovery_decay": "constant", "at_extraction": at_extraction}
+    config = CONFIG.model_copy(update=own)
     trainer = Trainer(tiny_model(), pruners()[name](), Silent(), tiny_data(), config, target=Target(0.5))
     rates = []
     trainer.hooks.progress = lambda phase, step, steps: rates.append(trainer.optimisation.rate)

@@ -68,6 +68,17 @@ def test_flooding_turns_the_gradient_below_its_level() -> None:
     assert float(flooded(torch.tensor(0.5), 0.01)) == pytest.approx(0.5)
 
 
+def test_flooding_is_for_the_task_part_alone() -> None:
+    flooding, dry = (trainer(config={"flooding": level}) for level in (5.0, 0.0))
+    for made in (flooding, dry):
+        made.begin()
+    batch = tiny_data().batch(torch.arange(8))
+    found, expected = (made.loss_parts(made.view, batch, None) for made in (flooding, dry))
+    assert float(found.pop("task").detach()) == pytest.approx(10 - float(expected.pop("task").detach()))
+    assert found.keys() == expected.keys() != set()
+    assert all(torch.equal(found[part], expected[part]) for part in expected)
+
+
 def test_regression_uses_squared_error() -> None:
     logits, labels = torch.tensor([[1.0], [3.0]]), torch.tensor([2.0, 5.0])
     assert task_loss(logits, labels, regression=True) == 2.5
@@ -176,6 +187,17 @@ def test_best_weights_are_kept_when_a_rule_is_given() -> None:
     assert torch.equal(trained.model.classifier.weight, seen[3])
 
 
+def test_training_goes_on_in_training_mode_after_each_evaluation() -> None:
+    modes = []
+    hooks = Hooks(
+        evaluate=lambda model: float(model.eval().training),
+        select=lambda score: score,
+        stepped=lambda made: modes.append(made.model.training),
+    )
+    trainer(hooks=hooks).run()
+    assert modes == [True] * 20
+
+
 def test_scores_are_noted_right_before_and_right_after_binarisation() -> None:
     """The first with the masks of the last search step in force, the second of the small model; no bit changes."""
     history: list[dict] = []
@@ -262,6 +284,19 @@ def test_cache_does_not_change_the_outcome() -> None:
     plain, cached = trainer().run(), trainer(config={"cache_teacher": True}).run()
     assert all(torch.equal(plain.keep[kind], cached.keep[kind]) for kind in plain.keep)
     torch.testing.assert_close(plain.model.classifier.weight, cached.model.classifier.weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dropout", [True, False])
+def test_a_teacher_with_dropout_says_something_new_every_time(dropout: bool) -> None:
+    """So nothing that it says is kept."""
+    made = distillers()["tinybert"]
+    distiller = made(made.Config(teacher_dropout=dropout))
+    config = CONFIG.model_copy(update={"cache_teacher": True})
+    student, teacher = tiny_model(), tiny_model(seed=9, dropout=0.5)
+    teaching = Trainer(student, pruners()["gpp"](), distiller, tiny_data(), config, teacher=teacher).teacher
+    assert teaching is not None
+    first, second = (teaching(tiny_data().batch(torch.arange(8))).logits for _ in range(2))
+    assert torch.equal(first, second) != dropout
 
 
 @pytest.mark.parametrize("option", [{"carry_weight_grads": True}, {"task_forward": "separate"}])

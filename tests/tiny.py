@@ -14,12 +14,17 @@ MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "gpt2"
 
 
 def tiny_config(
-    model_type: str = "bert", labels: int = 3, attention: str = "sdpa", layers: int = 3
+    model_type: str = "bert", labels: int = 3, attention: str = "sdpa", layers: int = 3, dropout: float = 0.0
 ) -> PretrainedConfig:
-    """3 layers x 4 heads of 8, FFN 40, no dropout."""
+    """3 layers x 4 heads of 8, FFN 40."""
     own = {
-        "distilbert": {"hidden_dim": 40, "dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0},
-        "gpt2": {"n_inner": 40, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+        "distilbert": {
+            "hidden_dim": 40,
+            "dropout": dropout,
+            "attention_dropout": dropout,
+            "seq_classif_dropout": dropout,
+        },
+        "gpt2": {"n_inner": 40, "resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout},
         "modernbert": {"local_attention": 4, "global_attn_every_n_layers": 2},
         "electra": {"embedding_size": 24},
     }
@@ -41,7 +46,7 @@ def tiny_config(
     )
     if model_type not in ("distilbert", "gpt2"):
         config.intermediate_size = 40
-        config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+        config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
     return config
 
 
@@ -52,11 +57,12 @@ def tiny_model(
     attention: str = "sdpa",
     task: str = "SequenceClassification",
     layers: int = 3,
+    dropout: float = 0.0,
 ) -> PreTrainedModel:
     """Random weights, also in LayerNorms and biases, so that feature sums are not 0 and nothing cancels."""
     torch.manual_seed(seed)
     auto = getattr(transformers, f"AutoModelFor{task}" if task else "AutoModel")
-    model = auto.from_config(tiny_config(model_type, labels, attention, layers))
+    model = auto.from_config(tiny_config(model_type, labels, attention, layers, dropout))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:

@@ -1,6 +1,7 @@
 """What durations are expected, and on what that rests."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -77,12 +78,34 @@ def test_other_tasks_are_compared_by_their_steps(plan_of: PlanOf) -> None:
     assert Estimate([(short, 10.0)]).seconds(dataclasses.replace(long, steps={})) is None
 
 
-def test_runs_with_other_settings_say_nothing(plan_of: PlanOf, suite_file: object) -> None:
-    measured, wanted = plan_of("task=mrpc", "method=ok+none")
-    training = {**wanted.config["training"], "epochs": 9}
-    other = dataclasses.replace(wanted, run_id="other", config={**wanted.config, "training": training})
-    assert Estimate([(measured, 10.0)]).seconds(wanted) == 10.0
-    assert Estimate([(measured, 10.0)]).seconds(other) is None
+@pytest.mark.parametrize(
+    ("role", "change", "alike"),
+    [
+        ("student", {"training": {"epochs": 9}}, False),
+        ("student", {"data": "other"}, False),
+        ("student", {"precision": "bf16"}, False),
+        ("student", {"threads": 7}, False),
+        ("student", {"select": "best"}, False),
+        ("student", {"model_content": "other"}, False),
+        ("student", {"model": "/another/path"}, True),
+        ("student", {"teacher": {"epochs": 9}}, True),
+        ("teacher", {"teacher": {"epochs": 9}}, False),
+        ("teacher", {"training": {"epochs": 9}}, True),
+    ],
+)
+def test_only_runs_of_the_same_settings_say_something(
+    plan_of: PlanOf, role: str, change: dict[str, object], alike: bool
+) -> None:
+    measured = one(plan_of("task=mrpc", "method=ok+dfd", "sparsity=0.8"), role=role)
+    known = dataclasses.replace(measured, config={**measured.config, "model_content": "some"})
+    other = dataclasses.replace(known, run_id="other", config={**known.config, **change})
+    assert Estimate([(known, 10.0)]).seconds(other) == (10.0 if alike else None)
+
+
+def test_a_total_is_the_sum_of_its_runs(plan_of: PlanOf) -> None:
+    plan = plan_of()
+    estimate = Estimate([(run, 10.0 + number) for number, run in enumerate(plan)])
+    assert estimate.total(plan) == pytest.approx(sum(estimate.seconds(run) or 0.0 for run in plan))
 
 
 def test_a_teacher_says_nothing_about_students(plan_of: PlanOf) -> None:
@@ -97,6 +120,9 @@ def test_all_runs_of_the_store_count(store: Store, plan_of: PlanOf, launch: Call
     guess = Estimate(measured_runs(store, wanted)).guess(wanted[0])
     assert guess is not None
     assert (guess.seconds, guess.basis) == (store.seconds(earlier[0].run_id), "runs of its task and method")
+    for plan in (wanted, earlier):
+        found = [(run.run_id, seconds) for run, seconds in measured_runs(store, plan)]
+        assert found == [(earlier[0].run_id, store.seconds(earlier[0].run_id))], "each once"
 
 
 def test_damaged_and_strange_folders_are_passed_over(
@@ -118,6 +144,19 @@ def test_the_end_is_that_of_the_last_worker(plan_of: PlanOf) -> None:
     # Both students that need the teacher wait for it on one worker each, or follow each other.
     assert found.end == 50.0
     assert found.bases == {"runs of its task and method": 5}
+
+
+@given(seconds=st.lists(st.floats(0.1, 100), min_size=5, max_size=5), workers=st.integers(1, 3))
+def test_the_end_is_near_that_of_the_best_schedule(seconds: list[float], workers: int) -> None:
+    """Graham's bound for the longest first: 4/3 - 1/(3 workers) of the best of all ways to share the runs out."""
+    runs = [PlannedRun(f"r{n}", f"t{n}", "a+b", "A", 0.8, 1, "student", 0) for n in range(len(seconds))]
+
+    def end(places: Sequence[int]) -> float:
+        return max(sum(s for s, place in zip(seconds, places, strict=True) if place == n) for n in range(workers))
+
+    best = min(end(places) for places in itertools.product(range(workers), repeat=len(runs)))
+    found = forecast(runs, Estimate(zip(runs, seconds, strict=True)), workers).end
+    assert best - 1e-9 <= found <= (4 / 3 - 1 / (3 * workers)) * best + 1e-9
 
 
 @given(seconds=st.lists(st.floats(0.1, 100), min_size=4, max_size=4), workers=st.integers(1, 6))

@@ -102,6 +102,14 @@ def test_retention_is_a_mean_over_tasks_of_shares_of_the_own_teacher(store: Fake
     assert retention_summaries(results_of(store))["gpp+dfd", 0.8].mean == pytest.approx(0.75)
 
 
+@pytest.mark.parametrize("teacher", [0.0, -0.2])
+def test_nothing_is_retained_of_a_teacher_that_knows_nothing(store: FakeStore, teacher: float) -> None:
+    """A correlation may be 0 or below, and no share of it says anything."""
+    told = {"run_id": "t", "scores": {"validation": {"matthews": teacher}}}
+    store.finish(store.add("cola", "gpp+dfd", 0.8), {"validation": [0.4]}, teacher=told)
+    assert retention_summaries(results_of(store)) == {}
+
+
 # --- a method against the reference ---
 
 
@@ -167,6 +175,16 @@ def test_mcnemar_of_many_answers_is_chi_square_with_continuity_correction() -> N
     assert mcnemar(first, ~first) == pytest.approx(stats.chi2.sf((abs(40 - 20) - 1) ** 2 / 60, 1))
 
 
+def test_mcnemar_is_exact_up_to_25_answers() -> None:
+    for wins, losses in ((17, 8), (18, 8)):
+        first = np.array([True] * wins + [False] * losses)
+        exact, approximate = (
+            stats.binomtest(wins, len(first)).pvalue,
+            stats.chi2.sf((wins - losses - 1) ** 2 / len(first), 1),
+        )
+        assert mcnemar(first, ~first) == pytest.approx(exact if len(first) <= 25 else approximate)
+
+
 def test_holm_by_hand() -> None:
     corrected = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": float("nan")})
     assert corrected["a"] == pytest.approx(0.03)
@@ -198,6 +216,10 @@ def test_ranks_by_hand_with_a_tie() -> None:
     ranks = average_ranks({"a": [0.9, 0.8], "b": [0.7, 0.8], "c": [0.5, 0.1]})
     assert ranks.mean == {"a": 1.25, "b": 1.75, "c": 3.0}
     assert ranks.p == pytest.approx(stats.friedmanchisquare([0.9, 0.8], [0.7, 0.8], [0.5, 0.1]).pvalue)
+
+
+def test_the_last_bits_of_a_score_do_not_break_ties_in_ranks() -> None:
+    assert average_ranks({"a": [0.1 + 0.2], "b": [0.3], "c": [0.1]}).mean == {"a": 1.5, "b": 1.5, "c": 3.0}
 
 
 def test_ranks_of_equal_methods_and_of_too_few() -> None:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gppdfd.errors import UsageError
 from gppdfd.files import write_json
 from suites import claims
 from suites.claims import Claim, ClaimLostError, Heartbeat, claim, forget_failure, forget_result, give_back, mark_failed
@@ -263,6 +264,17 @@ def _refuse(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def _interrupt_after(moves: int, rename: object) -> object:
+    left = iter(range(moves))
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return rename(self, target)  # type: ignore[operator, no-any-return]
+
+    return interrupted
+
+
 def _interrupt_at_the_model(replace_file: object) -> object:
     def interrupted(self: Path, target: Path) -> Path:
         if self.name == "model":
@@ -350,6 +362,51 @@ def test_a_result_is_forgotten_only_while_it_is_unwanted(store: Store) -> None:
     made = started(store)
     forget_result(store, RUN, lambda: True)
     assert (store.state(RUN), made.work.exists()) == (State.RUNNING, True)
+
+
+@pytest.mark.parametrize("moves", range(3))
+def test_a_result_that_is_half_forgotten_is_no_result_and_can_be_forgotten_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, moves: int
+) -> None:
+    """Killed after some of its files went: nobody commits what is left of it, and it counts as done until all went."""
+    started(store).commit(1.0)
+    backwards = sorted(store.folder(RUN).iterdir())[::-1]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", lambda folder: backwards)  # the order of a folder's files is anybody's
+        patch.setattr(Path, "rename", _interrupt_after(moves, Path.rename))
+        with pytest.raises(KeyboardInterrupt):
+            forget_result(store, RUN, lambda: True)
+    assert store.state(RUN) is State.DONE
+    assert ("committed" in names(store)) == (moves == 0)
+    forget_result(store, RUN, lambda: True)
+    claim(store, RUN)
+    assert store.state(RUN) is State.RUNNING
+    assert names(store) == {"config.json", "claim.json"}
+
+
+def test_half_a_checkpoint_goes_with_its_writer(store: Store) -> None:
+    made = started(store)
+    made.checkpoints.mkdir()
+    for name in ("step00000007.safetensors", "step00000009.tmp"):
+        (made.checkpoints / name).write_text("")
+    kill_holder(store)
+    again = claim(store, RUN)
+    assert again is not None
+    assert [path.name for path in again.checkpoints.iterdir()] == ["step00000007.safetensors"]
+
+
+def test_retry_takes_failed_runs_and_finished_ones_of_other_sources(store: Store) -> None:
+    for run_id, sources in (("today", sources_hash()), ("earlier", "other")):
+        started(store, run_id, json.dumps({"sources": sources})).commit(1.0)
+    states = {f"run-{state}": state for state in State if state is not State.DONE}
+    states |= {"today": State.DONE, "earlier": State.DONE}
+    assert runs_to_retry(store, states, []) == set()
+    assert runs_to_retry(store, states, ["failed"]) == {"run-failed"}
+    assert runs_to_retry(store, states, ["stale"]) == {"earlier"}
+    assert runs_to_retry(store, states, ["earlier", "run-failed"]) == {"earlier", "run-failed"}
+    for name in ("today", "run-missing", "run-running", "run-stale", "run-blocked"):
+        with pytest.raises(UsageError, match="this run is"):
+            runs_to_retry(store, states, [name])
 
 
 def test_retry_leaves_alone_what_another_launch_does_again(store: Store) -> None:
