@@ -30,6 +30,7 @@ Departures from the public code, which are options where a number could depend o
 * The final keep meets the suite's own target: the cut moves in the FFN dims until less than one is missing.
 * The maps of the hidden states are in the learning-rate schedule and clipped with the rest; there, they had a constant
   rate, which current libraries refuse. Scores carry no loss scale. Scores per example are not offered.
+* An epoch's last, smaller batch is taken, and Adam's epsilon is 1e-8, as for all methods here; there 1e-6.
 """
 
 from typing import Any, ClassVar, Literal

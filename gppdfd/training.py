@@ -169,20 +169,19 @@ class Trainer:
         torch.manual_seed(derive_seed(self.seed, "dropout"))
         self.encoder, self.view = MaskedEncoder(self.model), Observed(self.model, self.distiller.needs)
         self.model.train()
-        self._require_gradients()
         self.pruner.begin(self.setting)
         self.distiller.begin(self.setting)
         self._check_schedules()
         self._set_optimizer(self.phases.total)
         self._batches = self._batches_from(0)
 
-    def _require_gradients(self) -> None:
-        """A pruner that ranks by gradients must get some.
+    def _require_gradients(self, parts: Losses) -> None:
+        """A pruner that ranks by gradients must get some of the data.
 
         Raises:
-            UsageError: all loss parts that it asks for have weight 0.
+            UsageError: all loss parts that it asks for and that there are have weight 0.
         """
-        wanted = sorted(self.pruner.gradient_parts)
+        wanted = sorted((self.pruner.gradient_parts & parts.keys()) - {"pruner"})
         if self.phases.search and wanted and not any(map(self.distiller.weight, wanted)):
             pruner, distiller = type(self.pruner).__name__, type(self.distiller).__name__
             raise UsageError(
@@ -407,6 +406,8 @@ class Trainer:
     def _step(self, phase: str, student: Viewer, masks: Masks | None, search_step: int | None = None) -> None:
         batch = next(self._batches)
         parts = self.loss_parts(student, batch, masks)
+        if self.step == 0:
+            self._require_gradients(parts)
         weighted = self.weighted(parts)
         total = torch.stack(list(weighted.values())).sum()
         gradients = self._backward(total, weighted, masks)

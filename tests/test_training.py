@@ -7,7 +7,7 @@ from gppdfd.budget import Target
 from gppdfd.errors import DataError, UsageError
 from gppdfd.extraction import extract
 from gppdfd.gpp import GPP, GPPConfig
-from gppdfd.interface import distillers, pruners
+from gppdfd.interface import distillers, parse_method, pruners
 from gppdfd.masks import MaskedEncoder
 from gppdfd.optimisation import learning_rate_factor
 from gppdfd.pruned import PrunedModel
@@ -257,7 +257,16 @@ def test_a_removed_view_holds_no_states() -> None:
 def test_a_pruner_without_the_gradients_that_it_ranks_by_is_refused() -> None:
     by_task = GPP(GPPConfig(gradient="task"))
     with pytest.raises(UsageError, match=r"gradient of task, which distiller Layerwise gives weight 0: set its task_w"):
-        trainer(made=by_task, distiller="layerwise").begin()
+        trainer(made=by_task, distiller="layerwise").run()
+
+
+@pytest.mark.parametrize("pruner", ["gpp", "gpp(importance=abs_mean_with_l1)", "grain"])
+def test_a_loss_that_nothing_is_left_of_is_refused(pruner: str) -> None:
+    """A term of the pruner's own tells no unit from another."""
+    made, distiller = parse_method(f"{pruner}+none(task_weight=0)").build()
+    arguments = (tiny_model(), made, distiller, tiny_data(), TrainingConfig(batch_size=8, search_epochs=1))
+    with pytest.raises(UsageError, match="ranks by the gradient of task"):
+        Trainer(*arguments, target=Target(0.5)).run()
 
 
 def test_disagreement_after_extraction_ends_the_run(monkeypatch) -> None:
